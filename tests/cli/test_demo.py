@@ -22,7 +22,7 @@ from poolwarden.cli.demo_case import CASES, OTHERS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 
-DEADLINE = 60.0  # s
+DEADLINE = 50.0  # s, below what conftest gives a test
 POOL = "multiprocessing.Pool"
 
 
