@@ -1,0 +1,174 @@
+"""The words of the errors, and what they must not say."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from poolwarden import errors
+from poolwarden.core import verdicts
+from poolwarden.records import TaskInfo, WorkerExit
+
+TASK = TaskInfo("shop.prices.fetch", 7, "shop/main.py:12", 1)
+PLAIN = TaskInfo("shop.prices.fetch", None, None, 1)
+UNSTARTED = TaskInfo("shop.prices.fetch", 7, "shop/main.py:12", 0)
+OOM = "memory cgroup /x: oom_kill 3 → 4"
+STACK = 'File "prices.py", line 3 in fetch'
+TRACEBACK = "Traceback (most recent call last):\n  …\nAttributeError: nothing"
+
+
+def ended(exitcode, signal=None, cause="signal", *evidence):
+    return WorkerExit(1234, exitcode, signal, cause, evidence)
+
+
+def test_worker_lost_out_of_memory_reads_well():
+    exit = ended(-9, "SIGKILL", "oom", OOM)
+    error = verdicts.worker_lost(TASK, exit, STACK)
+    assert type(error) is errors.WorkerLostError
+    assert str(error).splitlines() == [
+        "The worker running shop.prices.fetch (item 7, submitted at shop/main.py:12) died.",
+        "Worker 1234 was killed by SIGKILL (exitcode -9), out of memory.",
+        f"Evidence: {OOM}; the Python stack of the worker is in .stack.",
+        "Try: fewer workers, less data in one task, or a higher memory limit."
+        " If it may safely run twice, retries=1 runs a lost task again.",
+    ]
+    assert (error.task, error.exit, error.stack, error.may_have_run) == (TASK, exit, STACK, True)
+    assert str(error.__cause__) == STACK
+
+
+def test_worker_lost_says_likely_for_weak_evidence():
+    error = verdicts.worker_lost(TASK, ended(-9, "SIGKILL", "oom", "likely: this machine's oom_kill 0 → 1"))
+    assert "(exitcode -9), likely out of memory." in str(error)
+    assert error.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("exit", "how", "advice"),
+    [
+        (ended(0, cause="exit"), "Worker 1234 exited with status 0.", "os._exit()"),
+        (ended(-9, "SIGKILL"), "Worker 1234 was killed by SIGKILL (exitcode -9).", "likely a person"),
+        (ended(-11, "SIGSEGV"), "Worker 1234 was killed by SIGSEGV (exitcode -11).", "crash in C code"),
+        (ended(-15, "SIGTERM"), "Worker 1234 was killed by SIGTERM (exitcode -15).", "who sent SIGTERM"),
+        (ended(None, None, "unknown"), "Worker 1234 ended, exit code not known.", "SIGCHLD"),
+        (
+            ended(-9, "SIGKILL", "killed_by_guard", "repair"),
+            "Worker 1234 was killed by SIGKILL (exitcode -9), stopped by poolwarden.",
+            "see the evidence",
+        ),
+        (WorkerExit(None, 1, None, "exit", ()), "The worker exited with status 1.", "os._exit()"),
+    ],
+)
+def test_worker_lost_by_cause(exit, how, advice):
+    lines = str(verdicts.worker_lost(TASK, exit)).splitlines()
+    assert len(lines) == 4
+    assert lines[1] == how
+    assert lines[2].startswith("Evidence: ")
+    assert lines[3].startswith("Try: ")
+    assert advice in lines[3]
+
+
+def test_a_task_that_never_started_may_not_have_run():
+    error = verdicts.worker_lost(UNSTARTED, ended(-9, "SIGKILL"))
+    assert error.may_have_run is False
+    assert str(error).startswith("The worker about to run shop.prices.fetch")
+    assert verdicts.pool_broken("it was terminated", task=UNSTARTED).may_have_run is False
+
+
+def test_a_task_lost_again_is_suspected_itself():
+    error = verdicts.worker_lost(TaskInfo("f", None, None, 3), ended(-9, "SIGKILL"))
+    assert "f (attempt 3) died" in str(error)
+    assert "started 3 times: likely the task itself" in str(error)
+    assert "retries=1" not in str(error)
+
+
+def test_hard_timeout():
+    exit = ended(-9, "SIGKILL", "killed_by_guard", "timeout")
+    error = verdicts.task_timeout(TASK, exit, 30.0, STACK, soft=False)
+    assert type(error) is errors.TaskTimeoutError
+    lines = str(error).splitlines()
+    assert lines[0] == (
+        "shop.prices.fetch (item 7, submitted at shop/main.py:12)"
+        " ran longer than its timeout of 30 s and was stopped."
+    )
+    assert lines[1] == "Worker 1234 was killed by SIGKILL (exitcode -9), stopped by poolwarden."
+    assert lines[3].startswith("Try: see .stack for what it was doing,")
+    assert (error.task, error.exit, error.stack, error.may_have_run) == (TASK, exit, STACK, True)
+    assert str(error.__cause__) == STACK
+
+
+def test_soft_timeout_without_a_stack():
+    error = verdicts.task_timeout(None, None, 0.25, None, soft=True)
+    lines = str(error).splitlines()
+    assert lines[0] == "A task ran longer than its timeout of 0.25 s and was stopped."
+    assert lines[1] == "The error was raised inside the task; its worker lives."
+    assert lines[2] == "Evidence: nothing beyond that."
+    assert ".stack" not in lines[3]
+    assert error.may_have_run is True
+
+
+def test_hard_timeout_of_a_worker_whose_end_is_not_known():
+    error = verdicts.task_timeout(PLAIN, None, 1, None, soft=False)
+    assert str(error).splitlines()[:2] == [
+        "shop.prices.fetch ran longer than its timeout of 1 s and was stopped.",
+        "Its worker was killed.",
+    ]
+
+
+def test_task_exit():
+    error = verdicts.task_exit(PLAIN, "SystemExit", TRACEBACK)
+    assert type(error) is errors.TaskExitError
+    assert str(error).startswith("shop.prices.fetch raised SystemExit.\nIts worker lives")
+    assert str(error.__cause__) == TRACEBACK
+    assert (error.task, error.exit, error.may_have_run) == (PLAIN, None, True)
+
+
+@pytest.mark.parametrize(
+    ("direction", "may_have_run", "words"),
+    [
+        ("call", False, "Unpickling raised AttributeError; the function was not called."),
+        ("result", True, "The task ended; its outcome was of type AttributeError."),
+    ],
+)
+def test_payload(direction, may_have_run, words):
+    error = verdicts.payload(TASK, direction, "AttributeError", TRACEBACK)
+    assert type(error) is errors.PayloadError
+    assert (error.direction, error.may_have_run, error.task) == (direction, may_have_run, TASK)
+    lines = str(error).splitlines()
+    assert len(lines) == 4
+    assert lines[1] == words
+    assert "in __cause__" in lines[2]
+    assert str(pickle.loads(pickle.dumps(error)).__cause__) == TRACEBACK
+
+
+def test_payload_of_unknown_type():
+    assert "an exception" in str(verdicts.payload(None, "call", None, None))
+    assert "of type unknown" in str(verdicts.payload(None, "result", None, None))
+
+
+def test_pool_broken():
+    exit = ended(1, None, "exit")
+    error = verdicts.pool_broken("its initializer raised ValueError.", exit, TRACEBACK, task=TASK)
+    assert type(error) is errors.PoolBrokenError
+    lines = str(error).splitlines()
+    assert lines[0].startswith(
+        "The pool cannot go on: its initializer raised ValueError. Not finished: shop."
+    )
+    assert lines[1] == "Worker 1234 exited with status 1."
+    assert lines[-1].startswith("Try: ")
+    assert (error.task, error.exit, error.may_have_run) == (TASK, exit, True)
+    assert str(error.__cause__) == TRACEBACK
+
+
+def test_pool_broken_without_more_than_a_reason():
+    error = verdicts.pool_broken("it was terminated")
+    assert str(error) == (
+        "The pool cannot go on: it was terminated.\nTry: remove the reason, then make a new pool."
+    )
+    assert error.may_have_run is True
+    assert error.__cause__ is None
+
+
+def test_each_error_is_an_instance_of_its_own():
+    exit = ended(-9, "SIGKILL")
+    assert verdicts.worker_lost(TASK, exit) is not verdicts.worker_lost(TASK, exit)
