@@ -1,0 +1,1 @@
+"""The ways in: calls in the user's code, and none."""

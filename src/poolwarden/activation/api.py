@@ -1,0 +1,92 @@
+"""`guard`, `unguard` and `cancel`: the calls in the user's code."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from ..policy import Policy
+from .hosts import adapter_for
+
+_Pool = TypeVar("_Pool")
+
+
+def guard(pool: _Pool, **policy: Any) -> _Pool:
+    """Guard a pool (or a process) in place, and return it.
+
+    Every task submitted from now on ends in its result, its own exception, or
+    a `PoolWardenError` that says which task, which worker and how it died;
+    only that task fails, and the pool stays usable. Works on a fresh, a used
+    and a busy pool; a second call changes the policy.
+
+    Parameters
+    ----------
+    pool : multiprocessing.Pool or multiprocessing.Process
+        The pool; it stays the same object.
+    timeout : float, optional
+        Seconds one task (one item of a chunk) may run, from its start.
+    grace : float, default 0
+        Seconds between raising `TaskTimeoutError` in the task and SIGKILL.
+    retries : int, default 0
+        How often a task that was lost with its worker is run again.
+    losses : {"raise", "return"}, default "raise"
+        What ``map`` and the like do with a lost or timed-out item.
+    startup_timeout : float, optional
+        Seconds a worker may take for its initializer.
+    on_event : callable, optional
+        Called with each `Event`, in a thread of poolwarden's.
+
+    Returns
+    -------
+    object
+        `pool` itself.
+
+    Raises
+    ------
+    TypeError
+        `pool` is nothing that can be guarded.
+    ConfigurationError
+        An option has an invalid value, this version of the host is not known,
+        or there is no place for the private folder. The pool is as it was.
+    """
+    adapter = adapter_for(pool)
+    adapter.guard_object(pool, Policy(**policy))
+    return pool
+
+
+def unguard(pool: _Pool) -> _Pool:
+    """Leave a pool to itself again, and return it.
+
+    Tasks in flight finish as in the bare pool. A pool that is not guarded is
+    left as it is.
+    """
+    adapter_for(pool).unguard_object(pool)
+    return pool
+
+
+def cancel(handle: Any) -> bool:
+    """Stop a task of a guarded pool, running or not, and return whether that was possible.
+
+    The worker that runs it is killed; that task alone ends with
+    `concurrent.futures.CancelledError`.
+
+    Parameters
+    ----------
+    handle : multiprocessing.pool.AsyncResult
+        What the submission returned.
+
+    Returns
+    -------
+    bool
+        False when the task had already ended.
+
+    Raises
+    ------
+    TypeError
+        `handle` does not belong to a guarded pool.
+    """
+    adapter = getattr(getattr(handle, "_pool", None), "_poolwarden", None)
+    if adapter is None:
+        if hasattr(handle, "_poolwarden"):
+            return False
+        raise TypeError(f"cancel() takes a handle of a guarded pool, not {type(handle).__qualname__}")
+    return bool(adapter.cancel(handle))

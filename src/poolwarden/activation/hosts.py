@@ -1,0 +1,68 @@
+"""The hosts that can be guarded, in one list.
+
+A host's module is imported only when the host itself is imported already: an
+object of a pool class cannot exist before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where a host is, and where its adapter.
+
+    Attributes
+    ----------
+    imported : str
+        The host's module; an object of the host can exist only if it is in ``sys.modules``.
+    adapter : str
+        ``module:class``, a module of `poolwarden.adapters`.
+    kind : str
+        What users call it, for error messages.
+    """
+
+    imported: str
+    adapter: str
+    kind: str
+
+    def load(self) -> Any:
+        """Return the adapter's class."""
+        module, _, name = self.adapter.partition(":")
+        return getattr(importlib.import_module(f"poolwarden.adapters.{module}"), name)
+
+
+HOSTS: Final = (
+    Host("multiprocessing.pool", "pool:MultiprocessingPool", "multiprocessing.Pool"),
+    Host("multiprocessing.process", "process:MultiprocessingProcess", "multiprocessing.Process"),
+)
+
+
+def adapter_for(obj: object) -> Any:
+    """Return the adapter class of an object.
+
+    Raises
+    ------
+    TypeError
+        Nothing here guards such an object; names what could be guarded.
+    """
+    for host in HOSTS:
+        if host.imported in sys.modules and (adapter := host.load()).guards(obj):
+            return adapter
+    kinds = ", ".join(host.kind for host in HOSTS)
+    raise TypeError(
+        f"guard() takes a pool of processes ({kinds}, or a subclass), not "
+        f"{type(obj).__module__}.{type(obj).__qualname__}"
+        + (": its workers are threads, which cannot be lost alone" if _has_threads(obj) else "")
+    )
+
+
+def _has_threads(obj: object) -> bool:
+    return any(
+        cls.__name__ in ("ThreadPool", "ThreadPoolExecutor", "InterpreterPoolExecutor")
+        for cls in type(obj).__mro__
+    )

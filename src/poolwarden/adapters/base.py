@@ -1,0 +1,107 @@
+"""The contract between the core and a host, and the manual for a new host.
+
+A host is a library with process pools. Its adapter says where a pool can be
+hooked and does what only the host's own plumbing can do; everything else (what
+a death means, timeouts, retries, errors) is the core's. To add a host:
+
+1. Copy ``pool.py``. A host that is a copy of `multiprocessing` needs a subclass
+   of its adapter with another module name, nothing more.
+2. Send tasks as ``worker.envelope.run(*ticket.call(folder))``, with tickets
+   from ``guard.tickets.issue``; set ``ticket.sent`` just before the message
+   can reach a worker.
+3. Hand every result to ``guard.settle`` in the host's result thread, and pass
+   on what it returns; ``None`` means: already answered, drop it.
+4. Make workers start with ``worker.member.birth`` as their initializer, and
+   tell ``guard.born`` of each process.
+5. Call ``guard.close`` when the pool ends.
+6. Add the host to ``activation.hosts``, a test file that inherits the contract
+   suite, and its seams to the list that `missing_seams` checks.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from ..core.guard import Guard
+    from ..core.tickets import Ticket
+    from ..core.workers import Worker
+    from ..worker.payload import Dumper
+
+
+class PoolAdapter(ABC):
+    """What the core asks of one guarded pool's host.
+
+    Holds only a weak reference to the pool: a pool that nobody uses any more
+    must be collected, as it would be without a guard.
+
+    Attributes
+    ----------
+    name : str
+        The host, for events and messages.
+    dumper_name : str
+        ``module:function`` of the host's ``dump(obj, file)``; used here and in
+        the workers, so that whatever the host can pickle still can be.
+    """
+
+    name: ClassVar[str]
+    dumper_name: ClassVar[str] = "multiprocessing.reduction:dump"
+
+    def __init__(self) -> None:
+        module, _, function = self.dumper_name.partition(":")
+        self.dumper: Dumper = getattr(importlib.import_module(module), function)
+
+    @abstractmethod
+    def processes(self) -> list[Any]:
+        """Return the worker processes that the host has now."""
+
+    @abstractmethod
+    def with_remote_traceback(self, error: BaseException, text: str) -> BaseException:
+        """Return a task's exception with the worker's traceback as its cause, as the host shows it."""
+
+    @abstractmethod
+    def unsendable(self, why: str, what: str, text: str, cause: BaseException | None) -> BaseException:
+        """Return what this host raises for a result or exception that cannot be pickled.
+
+        Parameters
+        ----------
+        why, what : str
+            ``repr`` of the pickling error and of the object.
+        text : str
+            The task's own traceback when it is its exception that cannot be
+            pickled, else empty.
+        cause : BaseException or None
+            The pickling error, if that can be pickled.
+        """
+
+    @abstractmethod
+    def deliver(self, ticket: Ticket, kind: int, data: bytes) -> None:
+        """Hand an outcome to the host's result thread, behind what is already on its way there.
+
+        Any thread may call it; it never blocks. The result thread then calls
+        `Guard.settle`. That one thread answers everything is what keeps a
+        result from being delivered twice.
+        """
+
+    @abstractmethod
+    def resend(self, tickets: Iterable[Ticket]) -> None:
+        """Send tickets again, before tasks that wait for their first time. Any thread; never blocks."""
+
+    @abstractmethod
+    def repair(self, guard: Guard) -> None:
+        """Put the plumbing right after a death that may have damaged it. Watchdog's thread."""
+
+    @abstractmethod
+    def nudge(self) -> None:
+        """Make the host look for dead workers now, and replace them."""
+
+    def stray_workers(self, workers: Iterable[Worker]) -> list[Worker]:
+        """Return the live workers that the host has lost sight of."""
+        known = {id(process) for process in self.processes()}
+        return [worker for worker in workers if id(worker.process) not in known]
+
+    def on_broken(self) -> None:
+        """Called once the pool can run nothing any more, after open tickets were answered."""

@@ -1,0 +1,432 @@
+"""`multiprocessing.Pool` and its subclasses.
+
+Seams (private names, the same from 3.10 to 3.15): every submission method puts
+an iterator of tasks into ``pool._taskqueue``, which the pool's task thread
+turns into messages; the result thread calls ``_set`` of the object in
+``pool._cache``; workers are started by ``Pool._repopulate_pool_static``, looked
+up at call time; the pool ends by the `Finalize` object ``pool._terminate``,
+whichever way it ends. The pool's class is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+import logging
+import multiprocessing.pool
+import pickle
+import signal
+import threading
+import weakref
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final
+
+from ..core import plumbing, verdicts
+from ..core.gate import Gate
+from ..core.guard import Guard
+from ..core.mailbox import Mailbox
+from ..core.seams import Patch, Seam, check, check_attributes
+from ..core.tickets import Ticket
+from ..core.workers import Worker
+from ..errors import ConfigurationError
+from ..policy import Policy
+from ..worker.ledger import RUNNING
+from ..worker.member import birth
+from .base import PoolAdapter
+from .pool_feed import TaskQueue
+from .pool_older import OlderTasks
+from .pool_results import Barrier, fail_result
+
+log = logging.getLogger("poolwarden")
+
+#: Seconds that a worker has between SIGTERM and SIGKILL when the pool ends.
+TERM_BOUND: Final = 1.0
+#: Seconds for one of the pool's own threads to react.
+THREAD_BOUND: Final = 2.0
+
+_ATTRIBUTES: Final = (
+    "_taskqueue", "_cache", "_inqueue", "_outqueue", "_change_notifier", "_terminate", "_pool", "_state",
+    "_task_handler", "_worker_handler",
+)  # fmt: skip
+_STATIC: Final = ("processes", "pool", "initializer", "initargs")
+
+
+class MultiprocessingPool(PoolAdapter):
+    """Guards one `multiprocessing.pool.Pool`.
+
+    Parameters
+    ----------
+    policy : Policy
+        What the guard does.
+    workers : list
+        The pool's own list of processes; identifies the pool in
+        ``_repopulate_pool_static``, which is not given the pool.
+    """
+
+    name: ClassVar[str] = "Pool"
+    module: ClassVar[Any] = multiprocessing.pool
+    _births: ClassVar[Patch]
+    _construction: ClassVar[Patch]
+    _default: ClassVar[Policy | None] = None
+
+    def __init__(self, policy: Policy, workers: list[Any]) -> None:
+        super().__init__()
+        self.gate = Gate()
+        self._list = workers
+        self._early: list[Any] | None = []
+        self._pool: weakref.ref[Any] = lambda: None  # type: ignore[assignment]
+        self._ending = False
+        self.guard = Guard(self, policy, f"{self.name}-{next(_numbers)}")
+        _by_workers[id(workers)] = self
+        self._births.take()
+
+    @classmethod
+    def seams(cls) -> tuple[Seam, ...]:
+        """Return the private names that are used."""
+        return (
+            Seam(cls.module.Pool, "_repopulate_pool_static", _STATIC),
+            Seam(cls.module.Pool, "_terminate_pool"),
+            Seam(cls.module.ApplyResult, "_set"),
+            Seam(cls.module.MapResult, "_set"),
+            Seam(cls.module.IMapIterator, "_set"),
+            Seam(cls.module.IMapIterator, "_set_length"),
+        )
+
+    @classmethod
+    def guards(cls, pool: object) -> bool:
+        """Return whether `pool` is of this host, with processes as workers."""
+        return isinstance(pool, cls.module.Pool) and not isinstance(pool, cls.module.ThreadPool)
+
+    @classmethod
+    def guard_object(cls, pool: Any, policy: Policy) -> None:
+        """Guard `pool`, or change the policy of one that is guarded."""
+        adapter = getattr(pool, "_poolwarden", None)
+        if adapter is not None:
+            adapter.guard.policy = policy
+            return
+        check(cls.seams(), cls.name)
+        check_attributes(pool, _ATTRIBUTES, cls.name)
+        if pool._state not in (cls.module.RUN, cls.module.CLOSE):
+            raise ConfigurationError("the pool has been terminated already; there is nothing left to guard")
+        cls(policy, pool._pool).attach(pool)
+
+    @classmethod
+    def unguard_object(cls, pool: Any) -> None:
+        """Leave `pool` to itself."""
+        adapter = getattr(pool, "_poolwarden", None)
+        if adapter is not None:
+            adapter.detach(pool)
+
+    @classmethod
+    def install(cls, policy: Policy) -> None:
+        """Guard every pool of this host from its birth."""
+        check(cls.seams(), cls.name)
+        if cls._default is None:
+            cls._construction.take()
+        cls._default = policy
+
+    @classmethod
+    def uninstall(cls) -> None:
+        """Take `install` back."""
+        cls._default = None
+        cls._construction.drop()
+
+    def attach(self, pool: Any) -> None:
+        """Hook `pool` up; its private names have been checked."""
+        self._pool = weakref.ref(pool)
+        self.cache: dict[Any, Any] = pool._cache
+        self._inqueue, self._outqueue = pool._inqueue, pool._outqueue
+        self._notifier = pool._change_notifier
+        self._task_handler, self._worker_handler = pool._task_handler, pool._worker_handler
+        self._mailbox = Mailbox(pool._outqueue._writer)
+        self._queue = pool._taskqueue
+        self.older_tasks = OlderTasks(self)
+        with self.guard.births:
+            older = self._early == []
+            for process in list(self._list) if older else self._early or []:
+                self.guard.born(process, older=older)
+            self._early = None
+        self.line = TaskQueue(self, self._queue)
+        pool._taskqueue = self.line
+        pool._poolwarden = self
+        finalizer = pool._terminate
+        self._terminate_bare = finalizer._callback
+        finalizer._callback = self.terminate
+        self.older_tasks.forget_waiting(self.line.adopt_waiting())
+        if older:
+            self.line.call_roll(len(self._list))
+
+    def detach(self, pool: Any) -> None:
+        """Leave `pool` to itself; tasks in flight are still understood."""
+        pool._taskqueue = self._queue
+        del pool._poolwarden
+        self._forget()
+        self.guard.retire()
+
+    # Births.
+
+    def repopulate(self, start: Any, arguments: dict[str, Any]) -> None:
+        """Start missing workers under the guard. Worker handler's thread, or the pool's maker."""
+        guard = self.guard
+        guard.breaker.wait_before_birth()
+        with guard.births:
+            if guard.broken is not None or self._ending:
+                return
+            arguments["initargs"] = (guard.folder, arguments["initializer"], arguments["initargs"])
+            arguments["initializer"] = birth
+            before = {id(process) for process in self._list}
+            try:
+                start(**arguments)
+            finally:
+                new = [process for process in self._list if id(process) not in before]
+                if self._early is not None:
+                    self._early.extend(new)
+                else:
+                    for process in new:
+                        guard.born(process)
+        guard.dismiss_strays()
+
+    # PoolAdapter.
+
+    def processes(self) -> list[Any]:
+        return list(self._list)
+
+    def with_remote_traceback(self, error: BaseException, text: str) -> BaseException:
+        error.__cause__ = self.module.RemoteTraceback(f'\n"""\n{text}"""')
+        return error
+
+    def unsendable(self, why: str, what: str, text: str, cause: BaseException | None) -> BaseException:
+        error: BaseException = self.module.MaybeEncodingError.__new__(self.module.MaybeEncodingError)
+        # Its __init__ takes the objects themselves and keeps only their repr.
+        error.exc, error.value = why, what  # type: ignore[attr-defined]
+        error.args = (why, what)
+        return error
+
+    def deliver(self, ticket: Ticket, kind: int, data: bytes) -> None:
+        job, _ = ticket.key
+        self.post((job, -ticket.number, (True, (ticket.number, kind, data))))
+
+    def post(self, message: Any) -> None:
+        """Put a message of the workers' form into the result pipe; never blocks."""
+        self._mailbox.post(pickle.dumps(message))
+
+    def resend(self, tickets: Iterable[Ticket]) -> None:
+        self.gate.send_again(tickets)
+        self.line.poke()
+
+    def nudge(self) -> None:
+        # A grandchild may hold the sentinel open that the pool waits for.
+        with contextlib.suppress(OSError, ValueError):
+            self._notifier.put(None)
+
+    def repair(self, guard: Guard) -> None:
+        if not guard.births.acquire(timeout=THREAD_BOUND * 5):
+            guard.break_pool("a new worker could not be started for a long time")
+            return
+        try:
+            if self._ending:
+                return
+            if not self._task_handler.is_alive():
+                self._end_idle_workers(guard)
+                return
+            self.gate.shut()
+            self._mend(guard)
+        finally:
+            self.gate.open()
+            guard.births.release()
+
+    def _mend(self, guard: Guard) -> None:
+        workers = [worker for worker in guard.live_workers() if not worker.has_ended()]
+        pipe = self._inqueue._reader.fileno()
+        readers: set[Worker] = set()
+        if plumbing.wait_until(lambda: not self.gate.busy, plumbing.READER_BOUND):
+            readers = plumbing.waiting_readers(workers, pipe)
+        frozen = plumbing.freeze(workers)
+        kept = plumbing.kill_all_but(
+            workers, lambda w: w in readers or plumbing.is_harmless(w) or self.older_tasks.may_be_run_by(w)
+        )
+        seen = [worker.snapshot() for worker in kept]
+        running = {snapshot.ticket for snapshot in seen if snapshot.phase == RUNNING}
+        for worker in set(workers).difference(kept):
+            guard.deliver_last_outcome(worker)
+        plumbing.release_if_taken(getattr(self._outqueue, "_wlock", None))
+        read_lock = getattr(self._inqueue, "_rlock", None)
+        dry = readers.isdisjoint(kept)
+        if dry and not plumbing.take(read_lock, THREAD_BOUND):
+            guard.break_pool("the lock of its task queue could not be had")
+            return
+        plumbing.thaw(worker for worker in frozen if worker in kept)
+        if dry:
+            self.drain(lambda: not self.gate.busy)
+        unstarted = [
+            ticket
+            for ticket in list(guard.tickets.open.values())
+            if ticket.sent and ticket.verdict is None and ticket.number not in running
+        ]
+        # What the result thread has still to handle may answer some of these.
+        self.post((Barrier(self.cache, lambda: self._resend_unanswered(unstarted)).job, 0, None))
+        if dry and read_lock is not None:
+            read_lock.release()
+
+    def _resend_unanswered(self, tickets: list[Ticket]) -> None:
+        open_tickets = self.guard.tickets.open
+        self.resend(
+            [ticket for ticket in tickets if ticket.number in open_tickets and ticket.verdict is None]
+        )
+        self.older_tasks.after_repair()
+
+    def drain(self, finished: Any, timeout: float = THREAD_BOUND) -> None:
+        """Empty the task pipe until `finished` says that nobody writes any more."""
+        fd = self._inqueue._reader.fileno()
+        left = bytearray()
+
+        def step() -> bool:
+            done = finished()
+            left.extend(plumbing.read_available(fd))
+            return bool(done)
+
+        plumbing.wait_until(step, timeout)
+        self.older_tasks.rescue(bytes(left))
+
+    def _end_idle_workers(self, guard: Guard) -> None:
+        """The pool is closed and everything was answered: nobody is needed any more."""
+        workers = guard.live_workers()
+        plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), TERM_BOUND)
+        for worker in workers:
+            worker.send(signal.SIGKILL)
+
+    def on_broken(self) -> None:
+        self.line.poke()
+
+    def cancel(self, result: Any) -> bool:
+        """Stop the task or tasks behind a result object; False when it has ended."""
+        if result._job not in self.cache:
+            return False
+        self.line.cancelled.add(result._job)
+        for ticket in list(self.guard.tickets.open.values()):
+            if ticket.key[0] == result._job:
+                self.guard.cancel(ticket)
+        return True
+
+    # The end of the pool.
+
+    def terminate(self, *args: Any) -> None:
+        """Stand in for ``Pool._terminate_pool``: ends in bounded time, answers everybody."""
+        try:
+            self._put_down()
+        except Exception:
+            log.exception("poolwarden: could not end the workers; the pool tries by itself")
+        try:
+            self._terminate_bare(*args)
+        finally:
+            self._forget()
+            for result in list(self.cache.values()):
+                tickets = [
+                    ticket for ticket in self.guard.tickets.open.values() if ticket.key[0] == result._job
+                ]
+                info = tickets[0].info() if tickets else None
+                fail_result(
+                    result, verdicts.pool_broken("it was terminated before the task ended", task=info)
+                )
+            self._mailbox.close()
+            self.guard.close()
+
+    def _put_down(self) -> None:
+        guard = self.guard
+        # A repair may be going on; it is bounded.
+        acquired = guard.births.acquire(timeout=THREAD_BOUND)
+        try:
+            self._ending = True
+            guard.breaker.stop_waiting()
+            self._worker_handler._state = self.module.TERMINATE
+            self._task_handler._state = self.module.TERMINATE
+            self.gate.open()
+            self.nudge()
+            end_workers(guard.live_workers())
+            plumbing.release_if_taken(getattr(self._inqueue, "_rlock", None))
+            plumbing.release_if_taken(getattr(self._outqueue, "_wlock", None))
+        finally:
+            if acquired:
+                guard.births.release()
+        if threading.current_thread() is not self._task_handler:
+            # What the dead left half read would be unpickled by the pool.
+            self.drain(lambda: not self._task_handler.is_alive())
+
+    def abandon(self) -> None:
+        """The pool could not be made."""
+        self._forget()
+        self.guard.close()
+
+    def _forget(self) -> None:
+        if _by_workers.pop(id(self._list), None) is not None:
+            self._births.drop()
+
+
+def end_workers(workers: list[Worker]) -> None:
+    """End workers as the pool would, with SIGTERM, and then for certain."""
+    for worker in workers:
+        worker.send(signal.SIGTERM)
+        worker.send(signal.SIGCONT)
+    plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), TERM_BOUND)
+    for worker in workers:
+        if not worker.has_ended():
+            worker.send(signal.SIGKILL)
+    plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), plumbing.SIGNAL_BOUND)
+    for worker in workers:
+        worker.settle_exit_code(None)
+
+
+_numbers = itertools.count(1)
+#: Guarded pools by the id of their list of workers, which lives as long as they do.
+_by_workers: dict[int, MultiprocessingPool] = {}
+#: The policy of the pool that this thread is making, and what guards it.
+_making = threading.local()
+
+
+def _on_repopulate(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    arguments = inspect.signature(wrapped).bind(*args, **kwargs).arguments
+    adapter = _by_workers.get(id(arguments["pool"]))
+    make = getattr(_making, "adapter", None)
+    if adapter is None and make is not None:
+        adapter = make(arguments["pool"])
+    if adapter is None:
+        return wrapped(*args, **kwargs)
+    return adapter.repopulate(wrapped, arguments)
+
+
+def _on_construction(wrapped: Any, pool: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Guard a pool from its birth; a pool that cannot be guarded is made bare, with one warning."""
+    policy = MultiprocessingPool._default
+    if policy is None or not MultiprocessingPool.guards(pool):
+        wrapped(*args, **kwargs)
+        return
+    made: list[MultiprocessingPool] = []
+
+    def make(workers: list[Any]) -> MultiprocessingPool | None:
+        del _making.adapter
+        try:
+            made.append(MultiprocessingPool(policy, workers))
+        except Exception as error:
+            log.warning("poolwarden: this pool is not guarded: %s", error)
+            return None
+        return made[0]
+
+    MultiprocessingPool._births.take()
+    _making.adapter = make
+    try:
+        wrapped(*args, **kwargs)
+    except BaseException:
+        for adapter in made:
+            adapter.abandon()
+        raise
+    finally:
+        if hasattr(_making, "adapter"):
+            del _making.adapter
+        MultiprocessingPool._births.drop()
+    for adapter in made:
+        adapter.attach(pool)
+
+
+MultiprocessingPool._births = Patch(multiprocessing.pool.Pool, "_repopulate_pool_static", _on_repopulate)
+MultiprocessingPool._construction = Patch(multiprocessing.pool.Pool, "__init__", _on_construction)

@@ -1,0 +1,129 @@
+"""Tasks that a pool had sent before it was guarded.
+
+Nothing is known of them: not which worker runs which. As long as no worker
+dies they end by themselves. After a death, whatever is still in the task pipe
+is sent again under the guard, and what no worker can be running any more is
+declared lost. That can take as long as the longest of them runs.
+
+Runs in the watchdog's thread and, for the verdicts, in the pool's result
+thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import struct
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from ..core import verdicts
+from ..core.diagnosis import Evidence, diagnose
+from ..core.watchdog import watchdog
+from ..core.workers import Worker
+from ..records import TaskInfo
+from ..worker import envelope
+from ..worker.ledger import UNBORN
+from .pool_results import Barrier, fail_result
+
+if TYPE_CHECKING:
+    from .pool import MultiprocessingPool
+
+log = logging.getLogger("poolwarden")
+
+#: Seconds between two looks, once a worker was lost, at whether others still run such tasks.
+_STEP: Final = 0.2
+
+
+class OlderTasks:
+    """The jobs that were in a pool's cache, and begun, when the guard came."""
+
+    def __init__(self, adapter: MultiprocessingPool) -> None:
+        self._adapter = adapter
+        self._jobs = set(adapter.cache)
+        self._last_exit: Any = None
+
+    def forget_waiting(self, jobs: set[Any]) -> None:
+        """Leave out jobs that had not been begun."""
+        self._jobs -= jobs
+
+    def may_be_run_by(self, worker: Worker) -> bool:
+        """Return whether a stopped worker may be running one of them.
+
+        An idle one waits in a read or for a semaphore, so one that is stopped
+        anywhere else runs a task. One that runs a task which reads or waits
+        itself looks idle, and is lost.
+        """
+        if not (worker.older and worker.snapshot().phase == UNBORN and self._unanswered()):
+            return False
+        return worker.system_call()[0] == ""
+
+    def rescue(self, data: bytes) -> None:
+        """Take such tasks out of what was in the task pipe, and send them under the guard."""
+        if not self._jobs:
+            return
+        for frame in _frames(data):
+            try:
+                task = pickle.loads(frame)
+            except Exception:
+                log.warning("poolwarden: a task that was sent before guard() cannot be read and is lost")
+                continue
+            if task is not None and task[2] not in (envelope.run, envelope.roll_call):
+                self._adapter.line.put(([task], None))
+
+    def after_repair(self) -> None:
+        """Declare lost what nobody can be running any more. Result thread."""
+        unanswered = self._unanswered()
+        if not unanswered:
+            return
+        live = self._adapter.guard.live_workers()
+        if self._adapter.line.begun and not any(w.older and w.snapshot().phase == UNBORN for w in live):
+            for job in unanswered:
+                fail_result(self._adapter.cache[job], self._lost())
+        else:
+            watchdog().schedule(self, time.monotonic() + _STEP)
+
+    def on_deadline(self) -> None:
+        """Look again."""
+        adapter = self._adapter
+        if adapter.guard.closed:
+            return
+        adapter.line.call_roll(len(adapter.guard.live_workers()))
+        adapter.post((Barrier(adapter.cache, self.after_repair).job, 0, None))
+
+    def on_exits(self, tokens: list[Any]) -> None:
+        """Watch nothing."""
+
+    def on_failure(self, error: BaseException) -> None:
+        """Give up these tasks only."""
+        self._jobs.clear()
+
+    def _unanswered(self) -> list[Any]:
+        busy = {ticket.key[0] for ticket in list(self._adapter.guard.tickets.open.values())}
+        return [job for job in self._jobs if job in self._adapter.cache and job not in busy]
+
+    def _lost(self) -> BaseException:
+        exit = diagnose(
+            Evidence(None, None, notes=("it was sent before guard(), so its worker is not known",))
+        )
+        return verdicts.worker_lost(TaskInfo("a task submitted before guard()", None, None, 1), exit)
+
+
+def _frames(data: bytes) -> Iterator[bytes]:
+    """Yield the messages in what was read from a pipe.
+
+    The dead worker may have read the header of the first message and not the
+    rest; so the beginning is where everything behind it falls into place.
+    """
+    for start in range(len(data)):
+        position, found = start, []
+        while position + 4 <= len(data):
+            (size,) = struct.unpack_from("!i", data, position)
+            if size < 0 or position + 4 + size > len(data):
+                break
+            found.append(data[position + 4 : position + 4 + size])
+            position += 4 + size
+        if position == len(data):
+            yield from found
+            return

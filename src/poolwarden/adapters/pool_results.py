@@ -1,0 +1,110 @@
+"""The result objects of a guarded `multiprocessing.Pool`.
+
+Covers `AsyncResult`, `MapResult` and the iterators of ``imap``: reading the
+envelope in ``_set``, and failing one from outside. Runs in the pool's result
+thread, but for `fail_result`, which runs when that thread has ended.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..core.guard import Guard
+
+log = logging.getLogger("poolwarden")
+
+
+@functools.cache
+def guarded_class(result_class: Any) -> Any:
+    """Return a subclass of a result class whose ``_set`` reads the envelope.
+
+    A subclass, not a wrapper in the instance: that would be a cycle, and
+    results would live until the garbage collector comes by.
+    """
+
+    def _set(self: Any, index: int, outcome: tuple[bool, Any]) -> None:
+        # The index of a guarded task is minus its ticket; the job's other
+        # tasks, sent before the guard came, have the pool's own index.
+        if index >= 0:
+            result_class._set(self, index, outcome)
+            return
+        ok, value = outcome
+        guard: Guard = self._poolwarden
+        number, kind, data = value if ok else guard.tickets.host_failure(-index, value)
+        answer = guard.settle(number, kind, data)
+        if answer is not None:
+            ticket, ok, value = answer
+            result_class._set(self, ticket.key[1], (ok, value))
+
+    return type(result_class.__name__, (result_class,), {"_set": _set, "__module__": result_class.__module__})
+
+
+def take_over(result: Any, guard: Guard) -> None:
+    """Make a result object understand guarded answers; twice is no error."""
+    if hasattr(result, "_poolwarden"):
+        return
+    result._poolwarden = guard
+    result.__class__ = guarded_class(type(result))
+    _protect_callbacks(result)
+
+
+def _protect_callbacks(result: Any) -> None:
+    for name in ("_callback", "_error_callback"):
+        callback = getattr(result, name, None)
+        if callback is not None:
+            setattr(result, name, functools.partial(_call_safely, callback))
+
+
+def _call_safely(callback: Callable[[Any], object], value: Any) -> None:
+    try:
+        callback(value)
+    except BaseException:
+        # In the bare pool this ends the result thread, and every task hangs.
+        log.exception("poolwarden: a callback of the pool raised; its results go on being delivered")
+
+
+def fail_result(result: Any, error: BaseException) -> None:
+    """End a result object with an error, whatever it still waits for."""
+    host_class: Any = type(result).__mro__[1] if hasattr(result, "_poolwarden") else type(result)
+    if not hasattr(result, "_poolwarden"):
+        _protect_callbacks(result)
+    if hasattr(result, "_unsorted"):
+        index = result._index
+        host_class._set(result, index, (False, error))
+        result._set_length(index + 1)
+    else:
+        if hasattr(result, "_number_left"):
+            result._number_left = 1
+        host_class._set(result, 0, (False, error))
+
+
+class Barrier:
+    """Calls a function once the result thread has handled all that was sent before.
+
+    Attributes
+    ----------
+    job : tuple
+        Key in the pool's cache; a message for it is the barrier.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, cache: dict[Any, Any], reached: Callable[[], None]) -> None:
+        self.job = ("poolwarden", next(self._numbers))
+        self._cache = cache
+        self._reached = reached
+        self._job = self.job
+        cache[self.job] = self
+
+    def _set(self, index: int, outcome: object) -> None:
+        try:
+            self._reached()
+        except BaseException:
+            log.exception("poolwarden: internal error after a repair")
+        # Last: an empty cache lets a closed pool end.
+        self._cache.pop(self.job, None)

@@ -1,0 +1,138 @@
+"""`multiprocessing.Process`: ``join`` that tells how a process ended.
+
+Runs in the parent. The process itself is not changed, so there is neither a
+ledger nor a stack: only its exit is known.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing.process
+import signal
+import time
+from multiprocessing import util
+from typing import Any, ClassVar
+
+from ..core import verdicts
+from ..core.diagnosis import Evidence, diagnose
+from ..core.handles import Handle
+from ..core.oom import OomWatch
+from ..core.tickets import name_of
+from ..core.watchdog import watchdog
+from ..errors import ConfigurationError, PoolWardenError
+from ..policy import Policy
+from ..records import TaskInfo
+
+
+class MultiprocessingProcess:
+    """Guards one process: kills it at its timeout, explains its end in ``join``."""
+
+    name: ClassVar[str] = "Process"
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.timed_out = False
+        self._handle: Handle | None = None
+        self._error: PoolWardenError | None = None
+        self._oom = OomWatch()
+
+    @classmethod
+    def guards(cls, process: object) -> bool:
+        """Return whether `process` is a process of `multiprocessing`."""
+        return isinstance(process, multiprocessing.process.BaseProcess)
+
+    @classmethod
+    def guard_object(cls, process: Any, policy: Policy) -> None:
+        """Guard `process`, started or not."""
+        if policy.retries or policy.grace or policy.startup_timeout is not None:
+            raise ConfigurationError("a Process takes only timeout=; the other options are for pools")
+        if not hasattr(process, "_poolwarden"):
+            process._poolwarden = cls(policy)
+            process.__class__ = _guarded_class(type(process))
+        process._poolwarden.policy = policy
+        if process.pid is not None:
+            process._poolwarden.watch(process)
+
+    @classmethod
+    def unguard_object(cls, process: Any) -> None:
+        """Give `process` its class back."""
+        if hasattr(process, "_poolwarden"):
+            process._poolwarden.forget()
+            process.__class__ = type(process).__mro__[1]
+            del process._poolwarden
+
+    def watch(self, process: Any) -> None:
+        """Begin to count the time: `process` has just been started, or is guarded late."""
+        self._handle = Handle(process)
+        if self.policy.timeout is not None:
+            watchdog().watch(self._handle.fd, self, None)
+            watchdog().schedule(self, time.monotonic() + self.policy.timeout)
+
+    def on_deadline(self) -> None:
+        """Kill the process: it has had its time. Watchdog's thread."""
+        if self._handle is not None and not self._handle.has_ended():
+            self.timed_out = True
+            self._handle.send(signal.SIGKILL)
+
+    def on_exits(self, tokens: list[Any]) -> None:
+        """Let the deadline pass: the process has ended."""
+
+    def on_failure(self, error: BaseException) -> None:
+        """Go on without a timeout."""
+
+    def error_for(self, process: Any) -> PoolWardenError | None:
+        """Return what `process` ended with, None for success or while it runs."""
+        code = process.exitcode
+        if code is None or code == 0:
+            return None
+        if self._error is None:
+            target = process._target if process._target is not None else type(process).run
+            task = TaskInfo(name_of(target), None, None, 1)
+            killed = "poolwarden killed it: it outran its timeout" if self.timed_out else None
+            oom = self._oom.moved(process.pid) if code == -signal.SIGKILL else None
+            exit = diagnose(Evidence(process.pid, code, killed, oom))
+            if self.timed_out:
+                self._error = verdicts.task_timeout(task, exit, self.policy.timeout or 0.0, None, soft=False)
+            else:
+                self._error = verdicts.worker_lost(task, exit)
+        return self._error
+
+    def forget(self) -> None:
+        """Stop watching."""
+        watchdog().forget(self)
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+
+@functools.cache
+def _guarded_class(process_class: Any) -> Any:
+    """Return a subclass of a process class that watches it and explains its end."""
+
+    def start(self: Any) -> None:
+        process_class.start(self)
+        self._poolwarden.watch(self)
+
+    def join(self: Any, timeout: float | None = None) -> None:
+        process_class.join(self, timeout)
+        error = self._poolwarden.error_for(self)
+        if self.exitcode is not None:
+            self._poolwarden.forget()
+        # multiprocessing joins what is left at exit: nobody is there to be told.
+        if error is not None and not util.is_exiting():
+            raise error
+
+    def __reduce_ex__(self: Any, protocol: int) -> Any:  # noqa: N807 - pickled by spawn, which must not meet this class
+        reduced: Any = object.__reduce_ex__(self, protocol)
+        make, (_, *args), state, *rest = reduced
+        if isinstance(state, dict):
+            state = {name: value for name, value in state.items() if name != "_poolwarden"}
+        return (make, (process_class, *args), state, *rest)
+
+    methods = {
+        "start": start,
+        "join": join,
+        "__reduce_ex__": __reduce_ex__,
+        "__module__": process_class.__module__,
+    }
+    return type(process_class.__name__, (process_class,), methods)

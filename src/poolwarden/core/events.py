@@ -1,0 +1,68 @@
+"""Tells the user what happened: the logger, and ``on_event``.
+
+Runs in a thread of its own, made with the first event: neither a slow logging
+handler nor a callback that blocks may hold up the watchdog. Nothing is printed
+unasked. Losses are logged as WARNING, repairs as INFO.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from typing import Any, Final
+
+from ..policy import Policy
+from ..records import Event
+
+log = logging.getLogger("poolwarden")
+
+_INFO: Final = ("pool_repaired", "task_retried", "worker_killed")
+#: Seconds that the end of a pool waits for events that are still to be told.
+_FLUSH_BOUND: Final = 1.0
+
+
+class Herald:
+    """Tells one pool's events in order; `tell` may be called from any thread."""
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+        self._queue: queue.SimpleQueue[tuple[Event, Policy] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._complained = False
+
+    def tell(self, kind: str, policy: Policy, **fields: Any) -> None:
+        """Log an event, and give it to ``policy.on_event``, soon."""
+        event = Event(kind, time.time(), self._pool, **fields)
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="poolwarden-events", daemon=True)
+                self._thread.start()
+            self._queue.put((event, policy))
+
+    def close(self) -> None:
+        """Tell what is left and end the thread; waits a second at most."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            if thread is not threading.current_thread():
+                thread.join(_FLUSH_BOUND)
+
+    def _run(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            event, policy = entry
+            level = logging.INFO if event.kind in _INFO else logging.WARNING
+            log.log(level, "%s: %s: %s", event.pool, event.kind, event.detail, extra={"poolwarden": event})
+            if policy.on_event is not None:
+                self._call(policy.on_event, event)
+
+    def _call(self, on_event: Any, event: Event) -> None:
+        try:
+            on_event(event)
+        except BaseException:
+            if not self._complained:
+                self._complained = True
+                log.exception("poolwarden: on_event raised; later exceptions of it are not logged")

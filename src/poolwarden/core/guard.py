@@ -1,0 +1,298 @@
+"""One guarded pool: what happens when one of its workers dies.
+
+Ties the other modules of this folder together, and is what adapters call.
+Births are reported from whatever thread starts workers, answers from the
+host's result thread, deaths and deadlines from the watchdog's. Names no host.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..policy import Policy
+from ..records import WorkerExit
+from ..worker import ledger
+from ..worker.member import HOST_FILE
+from . import verdicts
+from .breaker import Breaker
+from .deadlines import Deadlines
+from .diagnosis import Evidence, diagnose
+from .events import Herald
+from .folder import PoolFolder
+from .oom import OomWatch
+from .tickets import VERDICT, Ticket, Tickets
+from .watchdog import watchdog
+from .workers import Snapshot, Worker
+
+if TYPE_CHECKING:
+    from ..adapters.base import PoolAdapter
+
+log = logging.getLogger("poolwarden")
+
+#: Seconds that the end of a pool waits for the watchdog to finish with a death.
+CLOSE_BOUND = 5.0
+#: Phases in which a dead worker may have held a lock of the pool. Not STARTING
+#: and FAILED: the host's loop has not begun.
+_SUSPECT = (ledger.READY, ledger.DONE)
+
+
+class Guard:
+    """Watches one pool and answers for the workers it loses.
+
+    Attributes
+    ----------
+    policy : Policy
+        May be replaced at any time; tasks already sent keep the old one.
+    births : threading.Lock
+        Held while the host starts workers and while the pool is repaired, so
+        that no worker is half born when the world stops.
+    broken : str or None
+        Why the pool can run nothing any more.
+    closed : bool
+        True once the pool ends; deaths mean nothing then.
+    """
+
+    def __init__(self, adapter: PoolAdapter, policy: Policy, name: str) -> None:
+        self.adapter = adapter
+        self.policy = policy
+        self.name = name
+        self.broken: str | None = None
+        self.closed = False
+        self.births = threading.Lock()
+        self.herald = Herald(name)
+        self._folder = PoolFolder()
+        with open(f"{self._folder.path}/{HOST_FILE}", "w", encoding="utf-8") as file:
+            file.write(adapter.dumper_name)
+        self.tickets = Tickets(self._folder.path, adapter)
+        self.breaker = Breaker(self)
+        self.deadlines = Deadlines(self)
+        self._workers: dict[int, Worker] = {}  # by id() of the host's process object
+        self._oom = OomWatch()
+        self._repair_wanted = False
+        # Not shared with any process. Re-entrant: the last reference to a pool
+        # may be dropped in the watchdog's own thread.
+        self._watching = threading.RLock()
+        self._broken_by: tuple[WorkerExit | None, str | None] = (None, None)
+
+    @property
+    def folder(self) -> str:
+        """Path of the pool's private folder."""
+        return self._folder.path
+
+    # Called by adapters.
+
+    def born(self, process: Any, *, older: bool = False) -> None:
+        """Watch a worker that has just been started (or is older than the guard)."""
+        if id(process) in self._workers:
+            return
+        worker = Worker(process, self.folder, older=older)
+        self._workers[id(process)] = worker
+        self._oom.note(worker.pid)
+        watchdog().watch(worker.fd, self, worker)
+        if self.policy.startup_timeout is not None:
+            self.deadlines.expect(self.policy.startup_timeout)
+
+    def sending(self, ticket: Ticket) -> None:
+        """Note that a ticket's message is about to be written."""
+        ticket.sent = True
+        if ticket.timeout is not None:
+            self.deadlines.expect(ticket.timeout)
+
+    def settle(self, number: int, kind: int, data: bytes) -> tuple[Ticket, bool, Any] | None:
+        """Return a task and what its caller gets, None if it was answered before. Result thread."""
+        answer = self.tickets.settle(number, kind, data)
+        if answer is not None and kind != VERDICT:
+            self.breaker.all_is_well()
+        return answer
+
+    def live_workers(self) -> list[Worker]:
+        """Return the workers whose end has not been reported."""
+        return list(self._workers.values())
+
+    def fail(self, ticket: Ticket, error: BaseException) -> None:
+        """Answer a task with an error of ours."""
+        ticket.verdict = error
+        self.adapter.deliver(ticket, VERDICT, b"")
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Stop a task that has left for the workers, whether it has begun or not."""
+        ticket.cancelled = True
+        ticket.timeout = 0.0
+        ticket.retries = 0
+        self.deadlines.expect(0.0)
+
+    def broken_error(self, ticket: Ticket) -> BaseException:
+        """Return a new error that says why the pool cannot go on."""
+        exit, text = self._broken_by
+        return verdicts.pool_broken(self.broken or "it was closed", exit, text, task=ticket.info())
+
+    def break_pool(self, reason: str, exit: WorkerExit | None = None, text: str | None = None) -> None:
+        """Give up: answer every open task, and refuse new ones."""
+        if self.broken is not None or self.closed:
+            return
+        self._broken_by = (exit, text)
+        self.broken = reason
+        self.tell("pool_broken", detail=reason, exit=exit)
+        for ticket in list(self.tickets.open.values()):
+            self.fail(ticket, self.broken_error(ticket))
+        self.adapter.on_broken()
+
+    def dismiss_strays(self) -> None:
+        """Make workers leave that the host has lost sight of, after their task.
+
+        A fork server that dies takes the host's knowledge of its workers with
+        it; they live on, and nobody would ever stop them.
+        """
+        strays = self.adapter.stray_workers(self.live_workers())
+        for worker in strays:
+            worker.set_cells(RETIRE=1)
+        if strays:
+            # Those that are idle are ended by a repair.
+            self._repair_wanted = True
+            watchdog().schedule(self, time.monotonic())
+
+    def retire(self) -> None:
+        """Stop watching, and go on reading answers to what is on its way."""
+        watchdog().forget(self)
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        """Report an event to the logger and to ``on_event``."""
+        self.herald.tell(kind, self.policy, **fields)
+
+    def close(self) -> None:
+        """Stop watching and release everything; the pool has ended."""
+        self.closed = True
+        watchdog().forget(self)
+        # The watchdog may be in the middle of a death; what it does is bounded.
+        acquired = self._watching.acquire(timeout=CLOSE_BOUND)
+        try:
+            for worker in self.live_workers():
+                self._drop(worker)
+        finally:
+            if acquired:
+                self._watching.release()
+        self.herald.close()
+        self._folder.close()
+
+    # Called by the watchdog.
+
+    def on_exits(self, workers: list[Worker]) -> None:
+        """Find out what each death means, answer for it, and mend the pool."""
+        with self._watching:
+            if self.closed:
+                return
+            suspect = [self._bury(worker) for worker in workers]
+            if any(suspect):
+                self._repair()
+            self.adapter.nudge()
+
+    def on_deadline(self) -> None:
+        """Stop what is overdue."""
+        with self._watching:
+            if self.closed:
+                return
+            if self._repair_wanted:
+                self._repair_wanted = False
+                self._repair()
+            self.deadlines.look()
+
+    def _repair(self) -> None:
+        if self.closed or self.broken is not None:
+            return
+        started = time.monotonic()
+        self.adapter.repair(self)
+        self.tell("pool_repaired", detail=f"took {(time.monotonic() - started) * 1000:.1f} ms")
+
+    def on_failure(self, error: BaseException) -> None:
+        """Answer everything open: this guard can no longer vouch for the pool."""
+        self.break_pool(f"poolwarden failed ({type(error).__name__}); this is a bug in poolwarden")
+
+    def _bury(self, worker: Worker) -> bool:
+        """Answer for one dead worker; return whether the plumbing is suspect."""
+        seen = worker.snapshot()
+        code = worker.exit_code(0.5 if _reaped_elsewhere(worker) else 0.02)
+        worker.settle_exit_code(code)
+        suspect = False
+        if seen.phase == ledger.RUNNING:
+            self._lose_task(worker, seen, code)
+        elif seen.phase in (ledger.DONE, ledger.LEFT):
+            self.deliver_last_outcome(worker)
+        if worker.killed is None or worker.killed.reason != "repair":
+            older = worker.older and seen.phase == ledger.UNBORN
+            suspect = seen.phase in _SUSPECT or older
+            if suspect or seen.phase in (ledger.UNBORN, ledger.STARTING, ledger.FAILED):
+                self._note_idle_death(worker, seen, code)
+        self._drop(worker)
+        return suspect
+
+    def deliver_last_outcome(self, worker: Worker) -> None:
+        """Deliver the outcome in a dead worker's record.
+
+        It may have been sent already; then it arrives first, and this one is
+        dropped because the ticket is closed.
+        """
+        number, kind, data = worker.outcome()
+        ticket = self.tickets.open.get(number)
+        if ticket is not None:
+            self.adapter.deliver(ticket, kind, data)
+
+    def _lose_task(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
+        ticket = self.tickets.open.get(seen.ticket)
+        if ticket is None or ticket.verdict is not None:
+            return
+        exit = self._diagnose(worker, code)
+        killed = worker.killed
+        info = ticket.info(seen.item)
+        error: BaseException
+        if killed is not None and killed.reason == "cancel":
+            from concurrent.futures import CancelledError
+
+            error, event = CancelledError(), "task_cancelled"
+        elif killed is not None and killed.reason == "timeout":
+            error = verdicts.task_timeout(info, exit, ticket.timeout or 0.0, killed.stack, soft=False)
+            event = "task_timeout"
+        else:
+            error, event = verdicts.worker_lost(info, exit, worker.stack()), "task_lost"
+            self.breaker.task_lost()
+        kind = self.tickets.lose(ticket, seen.item, error, retry=event == "task_lost")
+        if kind is None:
+            self.adapter.resend([ticket])
+        else:
+            self.adapter.deliver(ticket, kind, b"")
+        if kind is None and seen.item not in ticket.holes:
+            event = "task_retried"
+        self.tell(event, pid=worker.pid, task=info, exit=exit, detail=str(error).partition("\n")[0])
+
+    def _note_idle_death(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
+        exit = self._diagnose(worker, code)
+        if seen.phase in _SUSPECT:
+            self.tell("worker_lost", pid=worker.pid, exit=exit, detail=f"worker {worker.pid} died while idle")
+            return
+        text = worker.outcome()[2].decode("utf-8", "replace") if seen.phase == ledger.FAILED else None
+        self.breaker.start_failed(worker, exit, text)
+
+    def _diagnose(self, worker: Worker, code: int | None) -> WorkerExit:
+        killed = None
+        if worker.killed is not None:
+            killed = {
+                "timeout": "poolwarden killed it: its task outran its timeout",
+                "cancel": "poolwarden killed it: its task was cancelled",
+                "startup": "poolwarden killed it: it outran startup_timeout",
+            }.get(worker.killed.reason, "poolwarden killed it to repair the pool")
+        oom = self._oom.moved(worker.pid) if code in (-9, None) else None
+        return diagnose(Evidence(worker.pid, code, killed, oom))
+
+    def _drop(self, worker: Worker) -> None:
+        self._workers.pop(id(worker.process), None)
+        self._oom.forget(worker.pid)
+        watchdog().unwatch(worker.fd)
+        worker.close()
+
+
+def _reaped_elsewhere(worker: Worker) -> bool:
+    """Return whether the status comes through a fork server, which takes a moment."""
+    popen = getattr(worker.process, "_popen", None)
+    return getattr(popen, "method", "") == "forkserver"

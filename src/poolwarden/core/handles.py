@@ -1,0 +1,159 @@
+"""One process, held so that nobody else can be meant.
+
+Runs in the parent. A process is held by a pidfd where the system has them: a
+pid that was given to another process is never signalled. A pool's worker is
+never reaped from here; the host does that, and would otherwise wait for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import select
+import signal
+import time
+from typing import Any
+
+#: The system calls in which a pool's worker waits, by number on this machine.
+#: Source: the kernel's unistd tables.
+_CALLS = {
+    "x86_64": {0: "read", 202: "futex"},
+    "aarch64": {63: "read", 98: "futex"},
+    "riscv64": {63: "read", 98: "futex"},
+    "ppc64le": {3: "read", 221: "futex"},
+    "s390x": {3: "read", 238: "futex"},
+}.get(platform.machine(), {})
+
+
+class Handle:
+    """A process that the host has started.
+
+    Attributes
+    ----------
+    process : multiprocessing.process.BaseProcess
+        The host's object; it does the reaping.
+    fd : int
+        Becomes readable when the process has ended: a pidfd, or the host's
+        sentinel where there are no pidfds.
+    """
+
+    __slots__ = ("fd", "pid", "pidfd", "process")
+
+    def __init__(self, process: Any) -> None:
+        self.process = process
+        self.pid: int = process.pid
+        self.pidfd = -1
+        if hasattr(os, "pidfd_open"):
+            # ESRCH: it is gone already, reaped by somebody else, and the
+            # sentinel is all that is left of it.
+            with contextlib.suppress(OSError):
+                self.pidfd = os.pidfd_open(self.pid)
+        self.fd: int = self.pidfd if self.pidfd >= 0 else process.sentinel
+
+    def send(self, number: int) -> bool:
+        """Send a signal; False when the process is gone."""
+        try:
+            if self.pidfd >= 0:
+                signal.pidfd_send_signal(self.pidfd, number)
+            elif self.process.exitcode is None:
+                os.kill(self.pid, number)
+        except OSError:
+            return False
+        return True
+
+    def has_ended(self, timeout: float = 0.0) -> bool:
+        """Return whether the process has ended, waiting up to `timeout` seconds."""
+        if self.pidfd < 0:
+            self.process.join(timeout)
+            return self.process.exitcode is not None
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+
+    def is_stopped(self) -> bool:
+        """Return whether the kernel says that every thread of it is stopped."""
+        return _state(self.pid) in ("T", "t")
+
+    def sleeps(self) -> bool:
+        """Return whether the kernel says that it sleeps, waiting for something."""
+        return _state(self.pid) == "S"
+
+    def has_one_thread(self) -> bool:
+        """Return whether it certainly has no second thread."""
+        try:
+            return len(os.listdir(f"/proc/{self.pid}/task")) == 1
+        except OSError:
+            return False
+
+    def system_call(self) -> tuple[str, int]:
+        """Return the name and first argument of the system call the main thread is in.
+
+        The name is empty if it is in none, in one that does not matter here,
+        or if this system does not tell. For a stopped process it is the call
+        that was interrupted, or has just returned.
+        """
+        try:
+            with open(f"/proc/{self.pid}/syscall", encoding="ascii") as file:
+                number, argument = file.read().split()[:2]
+            return _CALLS.get(int(number), ""), int(argument, 16)
+        except (OSError, ValueError):
+            return "", 0
+
+    def exit_code(self, timeout: float) -> int | None:
+        """Return the exit code as in `multiprocessing`, None if it cannot be had.
+
+        Waits up to `timeout` seconds: the end of a process is seen a moment
+        before its status can be read. The status is looked at with WNOWAIT and
+        left for the host, which would otherwise never learn of the end.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            code = getattr(getattr(self.process, "_popen", None), "returncode", None)
+            if code is not None:
+                # 255 with a signal-less end is what `multiprocessing` makes of
+                # a fork server that died; it says nothing of this worker.
+                return int(code)
+            try:
+                found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except (ChildProcessError, AttributeError):
+                found = None
+            if found is not None:
+                return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.0005)
+
+    def settle_exit_code(self, code: int | None) -> None:
+        """Tell the host's process object that it has ended, if it cannot find out.
+
+        With SIGCHLD ignored, or when somebody else reaped the worker,
+        ``waitpid`` fails for ever: the host would keep the dead worker, never
+        replace it, and spin on its sentinel.
+        """
+        popen = getattr(self.process, "_popen", None)
+        if popen is not None and getattr(popen, "returncode", 0) is None and not _is_our_child(self.pid):
+            popen.returncode = 255 if code is None else code
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def _state(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return chr(file.read().rpartition(b")")[2].split()[0][0])
+    except (OSError, IndexError):
+        return ""
+
+
+def _is_our_child(pid: int) -> bool:
+    """Return whether `pid` can still be waited for (reaps nothing)."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, AttributeError):
+        return False
+    return True

@@ -1,0 +1,151 @@
+"""Stop the world: make sure that no worker can hold a lock of the pool.
+
+Covers processes, pipes and semaphores in general; which ones a host has is its
+adapter's. Runs in the watchdog's thread, or in the one that ends a pool. Every
+wait is bounded.
+
+After a death outside of user code nobody knows who holds the locks: a POSIX
+semaphore has no owner, and an idle worker waits *inside* the reader's lock. So
+the world is stopped, and every live worker has to be proved harmless: it is in
+user code, it has not begun, or the kernel says that it waits for a semaphore,
+or for the next task in an empty pipe. Those that cannot be proved so are
+killed as well. Then a lock that is taken belongs to the dead, and to release
+it is safe. (Released while a live worker holds it, two readers would share one
+pipe.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from ..worker.ledger import READY, RUNNING
+from .workers import Kill, Worker
+
+#: Seconds for a process to stop, or to end, after the signal was sent. It takes
+#: well under a millisecond; a process in an uninterruptible wait takes longer.
+SIGNAL_BOUND: Final = 2.0
+#: Seconds that a live reader is given to take what is in the task pipe.
+READER_BOUND: Final = 0.01
+
+
+def freeze(workers: Iterable[Worker]) -> list[Worker]:
+    """Stop workers and return those that were running; wait until they have stopped.
+
+    A worker that somebody else has stopped is left out, so that it is not
+    woken with the others. One that does not stop in `SIGNAL_BOUND` is treated
+    as stopped: it is in the kernel and cannot change its phase soon.
+    """
+    sent = [worker for worker in workers if not worker.is_stopped() and worker.send(signal.SIGSTOP)]
+    wait_until(lambda: all(worker.is_stopped() or worker.has_ended() for worker in sent), SIGNAL_BOUND)
+    return sent
+
+
+def thaw(workers: Iterable[Worker]) -> None:
+    """Let stopped workers go on."""
+    for worker in workers:
+        worker.send(signal.SIGCONT)
+
+
+def waiting_readers(workers: Iterable[Worker], pipe: int) -> set[Worker]:
+    """Return the workers that sleep in a read of `pipe`, when nothing is in it.
+
+    They hold the reader's lock and have read nothing: the plumbing on this
+    side is sound. Only while nobody writes to the pipe. Gives live readers a
+    moment to take what is in it.
+
+    Parameters
+    ----------
+    workers : iterable of Worker
+        Live workers, not stopped.
+    pipe : int
+        Descriptor of the reading end in this process.
+    """
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    if not wait_until(lambda: not poll.poll(0), READER_BOUND):
+        return set()
+    inode = os.fstat(pipe).st_ino
+    return {worker for worker in workers if _sleeps_in_read(worker, inode)}
+
+
+def _sleeps_in_read(worker: Worker, inode: int) -> bool:
+    call, fd = worker.system_call()
+    if call != "read" or not worker.sleeps():
+        return False
+    try:
+        return os.stat(f"/proc/{worker.pid}/fd/{fd}").st_ino == inode
+    except OSError:
+        return False
+
+
+def is_harmless(worker: Worker) -> bool:
+    """Return whether a stopped worker certainly holds no lock and no task unseen."""
+    phase = worker.snapshot().phase
+    if phase == RUNNING or (phase < READY and not worker.older):
+        return True
+    # Waiting for a semaphore, in its only thread, is waiting for one of the
+    # pool's: and who waits for one of them holds none.
+    return worker.system_call()[0] == "futex" and worker.has_one_thread()
+
+
+def kill_all_but(workers: Iterable[Worker], kept: Callable[[Worker], bool]) -> list[Worker]:
+    """Kill stopped workers, wait for their end, and return those that are kept."""
+    workers = list(workers)
+    survivors = [worker for worker in workers if kept(worker)]
+    killed = [worker for worker in workers if worker not in survivors]
+    for worker in killed:
+        worker.killed = worker.killed or Kill("repair")
+        worker.send(signal.SIGKILL)
+    wait_until(lambda: all(worker.has_ended() for worker in killed), SIGNAL_BOUND)
+    return survivors
+
+
+def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
+    """Return `condition`, polled until it holds or `timeout` seconds are over.
+
+    Polling, because there is nothing to wait on for "stopped"; the first
+    rounds do not sleep since the answer mostly comes within microseconds.
+    """
+    deadline = time.monotonic() + timeout
+    rounds = 0
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        rounds += 1
+        time.sleep(0 if rounds < 50 else 0.0005)
+    return True
+
+
+def release_if_taken(lock: Any) -> bool:
+    """Release a semaphore that only the dead can hold; return whether it was taken."""
+    if lock is None or not lock._semlock._is_zero():
+        return False
+    with contextlib.suppress(ValueError):
+        lock.release()
+    return True
+
+
+def take(lock: Any, timeout: float) -> bool:
+    """Hold a lock that only the dead can hold: take it, or take it over."""
+    if lock is None or lock._semlock._is_zero():
+        return True
+    return bool(lock.acquire(True, timeout))
+
+
+def read_available(fd: int) -> bytes:
+    """Return all bytes that are in a pipe now, without waiting for more."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    parts = []
+    while poll.poll(0):
+        part = os.read(fd, 1 << 16)
+        if not part:
+            break
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,225 @@
+"""The tasks of one guarded pool that have left for its workers.
+
+Covers what is known of each task, and the rule that it is answered once.
+Runs in the parent: tickets are issued in the thread that feeds the host's
+queue, declared lost in the watchdog's thread, and settled in the host's result
+thread. Taking a ticket out of the table is what decides who answers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import TaskTimeoutError, WorkerLostError
+from ..limited import Limited
+from ..policy import Policy, overrides_of
+from ..records import TaskInfo
+from ..worker import envelope, payload
+from .outcome import decode
+
+if TYPE_CHECKING:
+    from ..adapters.base import PoolAdapter
+
+#: A kind of outcome next to those of `worker.envelope`: the parent's own.
+VERDICT: Final = 0x80
+
+#: What ``losses="return"`` puts in the place of a result.
+LOSSES: Final = (WorkerLostError, TaskTimeoutError)
+
+
+class Ticket:
+    """One task, or one chunk of items, on its way.
+
+    Attributes
+    ----------
+    number : int
+        Names it everywhere: in messages, records and file names.
+    key
+        The host's own handle of the task.
+    base : int or None
+        Index of its (first) item in the caller's iterable.
+    count : int
+        How many items it holds.
+    first : int
+        The item that a worker has to begin with; earlier ones are finished.
+    sent : bool
+        True from just before its message is written until it is to be sent again.
+    cancelled : bool
+        True once the user asked for it to be stopped.
+    verdict : BaseException or None
+        What it ends in, once it was declared lost.
+    holes : dict
+        Errors by item, in the place of results (``losses="return"``).
+    tries : dict
+        How often each item was run again.
+    """
+
+    __slots__ = (
+        "base", "cancelled", "count", "data", "first", "flags", "function", "grace", "holes", "key", "losses",
+        "number", "retries", "sent", "site", "timeout", "tries", "verdict",
+    )  # fmt: skip
+
+    def __init__(self, number: int, key: Any, function: str, policy: Policy) -> None:
+        self.number = number
+        self.key = key
+        self.function = function
+        self.timeout = policy.timeout
+        self.grace = policy.grace
+        self.retries = policy.retries
+        self.losses = policy.losses
+        self.base: int | None = None
+        self.count = 1
+        self.flags = 0
+        self.data = b""
+        self.first = 0
+        self.site: str | None = None
+        self.sent = False
+        self.cancelled = False
+        self.verdict: BaseException | None = None
+        self.holes: dict[int, BaseException] = {}
+        self.tries: dict[int, int] = {}
+
+    def info(self, item: int = 0) -> TaskInfo:
+        """Return what errors and events say of the task, or of one item of it."""
+        index = None if self.base is None else self.base + item
+        return TaskInfo(self.function, index, self.site, self.tries.get(item, 0) + self.sent)
+
+    def call(self, folder: str) -> tuple[str, int, int, bytes, int]:
+        """Return the arguments of `worker.envelope.run`."""
+        return folder, self.number, self.flags, self.data, self.first
+
+
+class Tickets:
+    """The open tickets of one pool."""
+
+    def __init__(self, folder: str, adapter: PoolAdapter) -> None:
+        self.folder = folder
+        self.open: dict[int, Ticket] = {}
+        self._adapter = adapter
+        self._numbers = itertools.count(1)
+
+    def issue(
+        self, key: Any, func: Any, call: Any, policy: Policy, *, flags: int = 0, base: int | None = None
+    ) -> Ticket:
+        """Pickle a call and return its open ticket.
+
+        Parameters
+        ----------
+        key
+            The host's handle.
+        func : callable
+            The user's function, for its name and its `limits`.
+        call : tuple
+            ``(func, args, kwds)``, or ``(func, items)`` with the CHUNK flag.
+        flags : int
+            CHUNK and STAR of `worker.envelope`; the others are added here.
+        base : int, optional
+            Index of the (first) item.
+
+        Returns
+        -------
+        Ticket
+            With a verdict already if the call cannot be pickled.
+        """
+        if overrides := overrides_of(func):
+            policy = policy.merged(**overrides)
+        ticket = Ticket(next(self._numbers), key, name_of(func), policy)
+        ticket.base = base
+        if flags & envelope.CHUNK:
+            ticket.count = len(call[1])
+            if ticket.retries or ticket.losses == "return":
+                flags |= envelope.KEEP
+            if ticket.timeout is not None:
+                flags |= envelope.TIMED
+        ticket.flags = flags
+        try:
+            beside, ticket.data = payload.dump(self._adapter.dumper, call, self.folder, f"c{ticket.number}")
+            if beside:
+                ticket.flags |= envelope.CALL_BESIDE
+        except Exception as error:
+            ticket.verdict = error
+        self.open[ticket.number] = ticket
+        return ticket
+
+    def settle(self, number: int, kind: int, data: bytes) -> tuple[Ticket, bool, Any] | None:
+        """Close a ticket; return it and what its caller gets, None if it is closed already.
+
+        Called only from the host's result thread.
+        """
+        ticket = self.open.pop(number, None)
+        if ticket is None:
+            if kind & envelope.BESIDE:
+                payload.discard(self.folder, f"r{number}")
+            return None
+        if kind != VERDICT:
+            ok, value = decode(ticket, kind, data, self.folder, self._adapter)
+        else:
+            # A chunk's holes are filled when its parts are put together.
+            single = ticket.base is not None and not ticket.flags & envelope.CHUNK
+            ok = single and ticket.losses == "return" and isinstance(ticket.verdict, LOSSES)
+            value = ticket.verdict
+        if kind & envelope.BESIDE:
+            payload.discard(self.folder, f"r{number}")
+        if ticket.flags & envelope.CALL_BESIDE:
+            payload.discard(self.folder, f"c{number}")
+        if ticket.flags & envelope.KEEP:
+            payload.discard(self.folder, f"p{number}")
+        return ticket, ok, value
+
+    def host_failure(self, number: int, error: BaseException) -> tuple[int, int, bytes]:
+        """Return the outcome of a task that the host itself failed, for `settle`."""
+        if number in self.open:
+            self.open[number].verdict = error
+        return number, VERDICT, b""
+
+    def lose(self, ticket: Ticket, item: int, error: BaseException, *, retry: bool) -> int | None:
+        """Decide what becomes of a task whose worker died in `item`.
+
+        Parameters
+        ----------
+        item : int
+            The item that was running.
+        error : BaseException
+            What the item ends in if it is not run again.
+        retry : bool
+            Whether this kind of end may be retried.
+
+        Returns
+        -------
+        int or None
+            The kind of outcome to deliver now; None when the ticket is to be
+            sent again, beginning with ``ticket.first``.
+        """
+        payload.discard(self.folder, f"r{ticket.number}")
+        keeps = bool(ticket.flags & envelope.KEEP)
+        if keeps and item in payload.read_frames(f"{self.folder}/p{ticket.number}"):
+            ticket.first = item + 1
+        elif retry and ticket.tries.get(item, 0) < ticket.retries:
+            ticket.tries[item] = ticket.tries.get(item, 0) + 1
+            ticket.first = item
+            return None
+        elif keeps and ticket.losses == "return":
+            ticket.holes[item] = error
+            ticket.first = item + 1
+        else:
+            ticket.verdict = error
+            return VERDICT
+        return envelope.PARTS if ticket.first >= ticket.count else None
+
+
+def name_of(func: Any) -> str:
+    """Return a function's qualified name with its module, looking through wrappers."""
+    while isinstance(func, (partial, Limited)):
+        func = func.func if isinstance(func, partial) else func.__wrapped__
+    name = getattr(func, "__qualname__", None) or type(func).__qualname__
+    module = getattr(func, "__module__", None) or type(func).__module__
+    return f"{module}.{name}"
+
+
+def caller_site(own_files: tuple[str, ...], frame: Any) -> str | None:
+    """Return ``file:line`` of the first frame outside the host's and our own code."""
+    while frame is not None and frame.f_code.co_filename.endswith(own_files):
+        frame = frame.f_back
+    return None if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,0 +1,171 @@
+"""One thread a process that waits for deaths and deadlines of every guard.
+
+Covers waiting only: what a death means is its owner's. Runs in the parent. The
+thread sleeps in a single wait on the exit descriptors of all watched processes
+and a wake-up pipe, with a time-out only when a deadline is set: an idle
+process is never woken. It is a daemon, is made anew after a fork, and survives
+any exception of an owner.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Hashable
+from multiprocessing.connection import Pipe, wait
+from typing import Any, Protocol
+
+log = logging.getLogger("poolwarden")
+
+
+class Owner(Protocol):
+    """What the watchdog calls, always from its own thread."""
+
+    def on_exits(self, tokens: list[Any]) -> None:
+        """The processes behind `tokens` have ended; each is reported once."""
+
+    def on_deadline(self) -> None:
+        """The time given to `Watchdog.schedule` has come."""
+
+    def on_failure(self, error: BaseException) -> None:
+        """One of the two above raised; go back to the host's bare behaviour."""
+
+
+class Watchdog:
+    """Waits for ends of processes and for points in time; any thread may call it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watched: dict[int, tuple[Owner, Hashable]] = {}
+        self._deadlines: dict[Owner, float] = {}
+        self._reader, self._writer = Pipe(duplex=False)
+        self._kicked = False
+        self._sleeps_until = float("inf")
+        self._thread = threading.Thread(target=self._run, name="poolwarden-watchdog", daemon=True)
+        self._thread.start()
+
+    def watch(self, fd: int, owner: Owner, token: Hashable) -> None:
+        """Report to `owner` when `fd` (a pidfd or sentinel) becomes readable."""
+        with self._lock:
+            self._watched[fd] = (owner, token)
+            self._kick()
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching `fd`; the caller may close it afterwards."""
+        with self._lock:
+            # A poll in progress still holds the number, and by the time it
+            # returns the number may stand for another file: reports are
+            # looked up in the table, so an unwatched one is dropped.
+            self._watched.pop(fd, None)
+
+    def schedule(self, owner: Owner, when: float) -> None:
+        """Call ``owner.on_deadline`` at `when` (``time.monotonic()``) or soon after.
+
+        An earlier time that is already set stays.
+        """
+        with self._lock:
+            if when < self._deadlines.get(owner, float("inf")):
+                self._deadlines[owner] = when
+                if when < self._sleeps_until:
+                    self._kick()
+
+    def forget(self, owner: Owner) -> None:
+        """Drop all that was asked for by `owner`."""
+        with self._lock:
+            self._deadlines.pop(owner, None)
+            for fd in [fd for fd, (other, _) in self._watched.items() if other is owner]:
+                del self._watched[fd]
+
+    def is_current_thread(self) -> bool:
+        """Return whether the caller runs in the watchdog's own thread."""
+        return threading.current_thread() is self._thread
+
+    def _kick(self) -> None:
+        if not self._kicked and not self.is_current_thread():
+            self._kicked = True
+            self._writer.send_bytes(b"")
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                waited = [self._reader, *self._watched]
+                self._sleeps_until = min(self._deadlines.values(), default=float("inf"))
+                timeout = None
+                if self._sleeps_until != float("inf"):
+                    timeout = max(0.0, self._sleeps_until - time.monotonic())
+            ready = self._wait(waited, timeout)
+            exits: dict[Owner, list[Hashable]] = {}
+            with self._lock:
+                self._sleeps_until = float("-inf")
+                if self._kicked:
+                    self._reader.recv_bytes()
+                    self._kicked = False
+                for fd in ready:
+                    if isinstance(fd, int) and (entry := self._watched.pop(fd, None)) is not None:
+                        exits.setdefault(entry[0], []).append(entry[1])
+                now = time.monotonic()
+                due = [owner for owner, when in self._deadlines.items() if when <= now]
+                for owner in due:
+                    del self._deadlines[owner]
+            for owner, tokens in exits.items():
+                self._protected(owner, owner.on_exits, tokens)
+            for owner in due:
+                self._protected(owner, owner.on_deadline)
+
+    def _wait(self, waited: list[Any], timeout: float | None) -> list[Any]:
+        try:
+            return wait(waited, timeout)
+        except OSError:
+            # A descriptor was closed between the list and the wait. Find out
+            # which: it would make every later wait fail as well.
+            with self._lock:
+                for fd in [fd for fd in self._watched if not _is_open(fd)]:
+                    del self._watched[fd]
+            return []
+
+    def _protected(self, owner: Owner, method: Any, *args: Any) -> None:
+        try:
+            method(*args)
+        except BaseException as error:
+            log.exception("poolwarden: internal error; the pool goes back to its own behaviour")
+            try:
+                owner.on_failure(error)
+            except BaseException:
+                log.exception("poolwarden: could not hand the pool back")
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+_instance: Watchdog | None = None
+_instance_lock = threading.Lock()
+
+
+def watchdog() -> Watchdog:
+    """Return this process's watchdog, started at the first call."""
+    global _instance
+    with _instance_lock:
+        if _instance is None:
+            _instance = Watchdog()
+        return _instance
+
+
+def _reset() -> None:
+    """In a forked process: the thread is gone, and the locks may be held by it."""
+    global _instance, _instance_lock
+    if _instance is not None:
+        _instance._reader.close()
+        _instance._writer.close()
+    _instance = None
+    _instance_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset)

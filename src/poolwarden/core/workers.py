@@ -1,0 +1,133 @@
+"""A worker as the parent sees it: its process and its record.
+
+Covers reading a worker's record; what to do with it is decided in `guard` and
+`plumbing`. Runs in the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ..worker import ledger
+from ..worker.payload import SPILL
+from .handles import Handle
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a worker's record said at one moment (see `worker.ledger`)."""
+
+    phase: int
+    ticket: int
+    item: int
+    started: int
+    armed: int = 0
+
+
+_UNBORN = Snapshot(ledger.UNBORN, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Why the guard killed a worker.
+
+    Attributes
+    ----------
+    reason : str
+        ``"timeout"``, ``"cancel"``, ``"startup"`` or ``"repair"``.
+    ticket : int
+        The task it was killed for; 0 when it was for none.
+    stack : str or None
+        The worker's Python stack just before.
+    """
+
+    reason: str
+    ticket: int = 0
+    stack: str | None = None
+
+
+class Worker(Handle):
+    """One worker process of a guarded pool.
+
+    Attributes
+    ----------
+    older : bool
+        True for a worker that was started before the guard.
+    killed : Kill or None
+        Set by the guard before it sends SIGKILL.
+    soft : Snapshot or None
+        The running item that was asked to stop.
+    """
+
+    __slots__ = ("_record", "born", "folder", "killed", "older", "soft")
+
+    def __init__(self, process: Any, folder: str, *, older: bool) -> None:
+        super().__init__(process)
+        self.folder = folder
+        self.older = older
+        self.born = time.monotonic()
+        self.killed: Kill | None = None
+        self.soft: Snapshot | None = None
+        self._record: ledger.Record | None = None
+
+    def snapshot(self) -> Snapshot:
+        """Return what the record says; UNBORN when there is none (yet)."""
+        record = self._open_record()
+        if record is None:
+            return _UNBORN
+        cells = record.cells
+        return Snapshot(
+            cells[ledger.PHASE],
+            cells[ledger.TICKET],
+            cells[ledger.ITEM],
+            cells[ledger.STARTED],
+            cells[ledger.ARMED],
+        )
+
+    def outcome(self) -> tuple[int, int, bytes]:
+        """Return the last outcome in the record; ticket 0 when there is none."""
+        record = self._open_record()
+        return (0, 0, b"") if record is None else record.outcome()
+
+    def set_cells(self, **values: int) -> None:
+        """Store into cells of the record, in the order given, by their names."""
+        record = self._open_record()
+        if record is not None:
+            for name, value in values.items():
+                record.cells[getattr(ledger, name)] = value
+
+    def _open_record(self) -> ledger.Record | None:
+        if self._record is None:
+            for path in (f"{self.folder}/{self.pid}", f"{self.folder}/{SPILL}/{self.pid}"):
+                # Missing, or not sized yet: such a worker holds no task.
+                with contextlib.suppress(OSError, ValueError):
+                    self._record = ledger.Record(path)
+                    break
+        return self._record
+
+    def stack(self, start: int = 0) -> str | None:
+        """Return what faulthandler wrote for this worker behind byte `start`, if anything."""
+        try:
+            with open(self.stack_path, "rb") as file:
+                file.seek(start)
+                return file.read().decode("utf-8", "replace") or None
+        except OSError:
+            return None
+
+    @property
+    def stack_path(self) -> str:
+        return f"{self.folder}/{self.pid}.stack"
+
+    def close(self) -> None:
+        """Release the descriptor and remove the worker's files."""
+        if self._record is not None:
+            self._record.close()
+            self._record = None
+        for path in (f"{self.folder}/{self.pid}", f"{self.folder}/{SPILL}/{self.pid}", self.stack_path):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        super().close()

@@ -1,0 +1,247 @@
+"""What the host calls instead of the user's function.
+
+Runs in the worker. The host's own message carries `run`, a ticket and bytes;
+everything that can fail because of user code (unpickling the call, the call,
+pickling the outcome) happens inside `run`, and ends in one of the kinds below.
+The host's worker loop and the parent's manager threads only ever handle small
+messages that cannot fail.
+
+The outcome is stored in the worker's record before the phase says DONE and
+before the host sends anything: a finished task survives the death of its
+worker, and nothing has to run twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from time import monotonic_ns
+
+from .ledger import DONE, ITEM, PHASE, RETIRE, RUNNING, STARTED, TICKET
+from .member import Member, join, leave
+from .payload import append_frame, dump, load
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
+# Kinds of outcome; the parent's half is core.outcome.
+VALUE: Final = 0  # the pickled result
+ERROR: Final = 1  # what the task raised: (type name, traceback text, pickled exception)
+UNSENDABLE: Final = 2  # result or exception cannot be pickled: (repr of why, repr of what, text, pickled why)
+UNREADABLE: Final = 3  # the call cannot be unpickled: (type name, traceback text)
+EXIT: Final = 4  # a BaseException that is no Exception: (description, traceback text)
+TIMEOUT: Final = 5  # the soft timeout was raised and not caught: (traceback text,)
+PARTS: Final = 6  # every item of the chunk is in the chunk's file
+BESIDE: Final = 0x100  # flag: the bytes are in a file
+
+# Flags of a call.
+CALL_BESIDE: Final = 1
+CHUNK: Final = 2  # the payload is (function, items), not (function, args, kwds)
+STAR: Final = 4  # items are tuples of arguments
+TIMED: Final = 8  # the start of every item is recorded
+KEEP: Final = 16  # every item's result is kept in a file as soon as it is there
+
+_OWN_MODULES: Final = (__name__, f"{__package__}.payload", f"{__package__.rpartition('.')[0]}.limited")
+
+
+def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tuple[int, int, bytes]:
+    """Run one guarded call and return ``(ticket, kind, bytes)``.
+
+    Parameters
+    ----------
+    folder : str
+        The pool's private folder; names the pool this worker belongs to.
+    ticket : int
+        The parent's number of this task.
+    flags : int
+        How to read `data` and what to record.
+    data : bytes
+        The pickled call, or where it lies.
+    first : int
+        With KEEP, the item to begin with: those before it are finished.
+
+    Returns
+    -------
+    tuple
+        Never raises for anything the task does.
+    """
+    try:
+        member = join(folder)
+    except OSError as error:
+        # Without a record a death could not be told from a task that never
+        # began, and the task might run twice: so it does not run at all.
+        return ticket, ERROR, pickle.dumps(("OSError", _text(error), pickle.dumps(error)))
+    cells = member.record.cells
+    cells[TICKET] = ticket
+    cells[ITEM] = first
+    cells[STARTED] = monotonic_ns()
+    cells[PHASE] = RUNNING
+    kind, outcome = _execute(member, ticket, flags, data, first)
+    member.record.store_outcome(ticket, kind, outcome)
+    cells[PHASE] = DONE
+    if cells[RETIRE]:
+        leave(member)
+    return ticket, kind, outcome
+
+
+def roll_call(folder: str) -> None:
+    """Join the pool and do nothing else; sent to workers older than the guard."""
+    with contextlib.suppress(OSError):
+        join(folder)
+
+
+def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -> tuple[int, bytes]:
+    try:
+        call = load(bool(flags & CALL_BESIDE), data, member.folder, f"c{ticket}")
+    except BaseException as error:
+        return _pack(member, ticket, UNREADABLE, (type(error).__name__, _text(error)))
+    try:
+        if flags & KEEP:
+            return _run_and_keep(member, ticket, flags, call, first)
+        member.in_task = True
+        if flags & CHUNK:
+            value = _run_chunk(member, flags, call)
+        else:
+            func, args, kwds = call
+            value = func(*args, **kwds)
+        member.in_task = False
+        # Still under the same `except`: Ctrl-C may come while it pickles.
+        return _sendable(member, ticket, value)
+    except BaseException as error:
+        member.in_task = False
+        return _failed(member, ticket, error)
+
+
+def _sendable(member: Member, ticket: int, value: Any) -> tuple[int, bytes]:
+    try:
+        beside, outcome = dump(member.dumper, value, member.folder, f"r{ticket}")
+    except Exception as error:
+        return _unsendable(member, ticket, error, value, "")
+    return (VALUE | BESIDE if beside else VALUE), outcome
+
+
+def _run_chunk(member: Member, flags: int, call: Any) -> list[Any]:
+    """Run all items and return their results; the record follows the item.
+
+    The target of the comprehension is the record's cell: that is the cheapest
+    way found to leave a trace of each item (25 ns; a call or a lock would cost
+    more than many an item does).
+    """
+    func, items = call
+    cells = member.record.cells
+    if flags & STAR:
+        func = _Starred(func)
+    if not flags & TIMED:
+        return [func(value) for cells[ITEM], value in enumerate(items)]
+    results = []
+    for item, value in enumerate(items):
+        # Start before item: a reader between the two sees the old item as if
+        # it had just begun, which is late, never wrong.
+        cells[STARTED] = monotonic_ns()
+        cells[ITEM] = item
+        results.append(func(value))
+    return results
+
+
+def _run_and_keep(member: Member, ticket: int, flags: int, call: Any, first: int) -> tuple[int, bytes]:
+    """Run items from `first` on, keeping each result before the next begins."""
+    func, items = call
+    if flags & STAR:
+        func = _Starred(func)
+    cells = member.record.cells
+    with member.chunk_file(ticket) as file:
+        for item in range(first, len(items)):
+            cells[STARTED] = monotonic_ns()
+            cells[ITEM] = item
+            member.in_task = True
+            value = func(items[item])
+            member.in_task = False
+            try:
+                data = member.dumps(value)
+            except Exception as error:
+                return _unsendable(member, ticket, error, value, "")
+            append_frame(file.fileno(), item, data)
+    return PARTS, b""
+
+
+class _Starred:
+    """``itertools.starmap`` for one item."""
+
+    __slots__ = ("func",)
+
+    def __init__(self, func: Callable[..., Any]) -> None:
+        self.func = func
+
+    def __call__(self, args: Any) -> Any:
+        return self.func(*args)
+
+
+def _failed(member: Member, ticket: int, error: BaseException) -> tuple[int, bytes]:
+    """Return the outcome for what a task raised."""
+    text = _text(error)
+    if error is member.soft_error:
+        member.soft_error = None
+        return _pack(member, ticket, TIMEOUT, (text,))
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    if not isinstance(error, Exception):
+        return _pack(member, ticket, EXIT, (f"{name}: {_line(error)}".rstrip(": "), text))
+    # The traceback keeps frames, and so the task's data, alive, and is not
+    # pickled anyway.
+    error.__traceback__ = None
+    try:
+        pickled = member.dumps(error)
+    except Exception as why:
+        return _unsendable(member, ticket, why, error, text)
+    return _pack(member, ticket, ERROR, (name, text, pickled))
+
+
+def _unsendable(member: Member, ticket: int, why: Exception, what: Any, text: str) -> tuple[int, bytes]:
+    why.__traceback__ = None
+    try:
+        pickled = member.dumps(why)
+    except Exception:
+        pickled = b""
+    return _pack(member, ticket, UNSENDABLE, (_repr(why), _repr(what), text, pickled))
+
+
+def _pack(member: Member, ticket: int, kind: int, parts: tuple[Any, ...]) -> tuple[int, bytes]:
+    try:
+        beside, data = dump(_plain, parts, member.folder, f"r{ticket}")
+    except OSError as error:
+        # No room anywhere: say so with what fits into the record.
+        beside, data = False, pickle.dumps((*("" for _ in parts[:-1]), str(error)))
+    return (kind | BESIDE if beside else kind), data
+
+
+def _plain(obj: Any, file: Any) -> None:
+    pickle.Pickler(file).dump(obj)
+
+
+def _text(error: BaseException) -> str:
+    """Return the traceback as text, without our own frames at its top."""
+    import traceback
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
+        trace = trace.tb_next
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:
+        return f"{type(error).__name__} (its traceback could not be formatted)\n"
+
+
+def _repr(obj: object) -> str:
+    # A repr that raised killed the bare pool's worker, and the call hung.
+    try:
+        return repr(obj)
+    except Exception as error:
+        return f"<{type(obj).__name__}: repr() raised {type(error).__name__}>"
+
+
+def _line(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""

@@ -1,0 +1,161 @@
+"""This process as a worker of a guarded pool: its record and what it arms.
+
+Runs in the worker. A worker that was born under the guard arrives through
+`birth`, before its first task; one that is older than the guard arrives
+through `join` with its first guarded task.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+
+from . import ledger, signals
+from .ledger import LEFT, PHASE, SAFE_OPEN, Record
+from .orphan import die_with_parent
+from .payload import SPILL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
+    from .payload import Dumper
+
+#: File in the pool's folder that names the host's pickler: ``module:function``.
+HOST_FILE: Final = "host"
+
+_members: dict[str, Member] = {}
+
+
+class Member:
+    """A worker's side of one guarded pool.
+
+    Attributes
+    ----------
+    record : Record
+        The flight recorder, shared with the parent.
+    dumper : callable
+        ``dumper(obj, file)``, the host's own pickler.
+    in_task : bool
+        True while user code runs; only then may a signal raise in it.
+    soft_error : BaseException or None
+        The timeout that was raised inside the running task.
+    """
+
+    __slots__ = ("dumper", "folder", "in_task", "record", "soft_error", "stack_file")
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.in_task = False
+        self.soft_error: BaseException | None = None
+        self.record = _make_record(folder)
+        with open(f"{folder}/{HOST_FILE}", encoding="utf-8") as file:
+            module, _, name = file.read().partition(":")
+        self.dumper: Dumper = getattr(importlib.import_module(module), name)
+        fd = os.open(
+            f"{folder}/{os.getpid()}.stack", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_OPEN, 0o600
+        )
+        self.stack_file = os.fdopen(fd, "wb", buffering=0)
+        self.record.cells[ledger.ARMED] = signals.arm(self)
+        self.record.cells[PHASE] = ledger.READY
+        die_with_parent()
+        _mark_orderly_exit(self)
+
+    def dumps(self, obj: Any) -> bytes:
+        """Return `obj` pickled with the host's pickler."""
+        file = io.BytesIO()
+        self.dumper(obj, file)
+        return file.getvalue()
+
+    def chunk_file(self, ticket: int) -> Any:
+        """Return a file for a chunk's results, opened for appending."""
+        fd = os.open(f"{self.folder}/p{ticket}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | SAFE_OPEN, 0o600)
+        return os.fdopen(fd, "wb", buffering=0)
+
+
+def join(folder: str) -> Member:
+    """Return this worker's membership, made at the first call for `folder`.
+
+    Raises
+    ------
+    OSError
+        There is no room for a record, or the folder is gone.
+    """
+    member = _members.get(folder)
+    if member is None:
+        member = _members[folder] = Member(folder)
+    return member
+
+
+def birth(folder: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    """Join the pool, then run its initializer: the initializer of guarded workers.
+
+    Raises
+    ------
+    BaseException
+        What the initializer raised, after its traceback was put in the record.
+    """
+    try:
+        member = join(folder)
+    except OSError:
+        # No room. The pool must start all the same; each task will say so.
+        if initializer is not None:
+            initializer(*initargs)
+        return
+    if initializer is None:
+        return
+    cells = member.record.cells
+    cells[PHASE] = ledger.STARTING
+    try:
+        initializer(*initargs)
+    except BaseException:
+        import traceback
+
+        text = traceback.format_exc().encode("utf-8", "replace")
+        member.record.store_outcome(0, 0, text[-ledger.INLINE_MAX :])
+        cells[PHASE] = ledger.FAILED
+        raise
+    cells[PHASE] = ledger.READY
+
+
+def leave(member: Member) -> None:
+    """End this process now; its last outcome is in the record."""
+    member.record.cells[PHASE] = LEFT
+    os._exit(0)
+
+
+def _make_record(folder: str) -> Record:
+    name = str(os.getpid())
+    for place in (folder, f"{folder}/{SPILL}"):
+        path = f"{place}/{name}"
+        try:
+            return Record(path, create=True)
+        except FileExistsError:
+            # Left by a dead worker of this pool that had the same pid.
+            os.unlink(path)
+            return Record(path, create=True)
+        except OSError as error:
+            failure = error
+            if os.path.exists(path):
+                os.unlink(path)
+    raise failure
+
+
+def _mark_orderly_exit(member: Member) -> None:
+    from multiprocessing import util
+
+    def mark() -> None:
+        member.record.cells[PHASE] = LEFT
+
+    util.Finalize(None, mark, exitpriority=1000)
+
+
+def _forget() -> None:
+    # What this worker forks is no member: it must not write to our record.
+    _members.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,88 @@
+"""The signals of a worker: stack dumps, the soft timeout, Ctrl-C.
+
+Runs in the worker, once, when it joins a guarded pool. A handler is installed
+only where the disposition is the default one, and only from the main thread;
+what could be installed is told to the parent as bits, since an unexpected
+real-time signal would kill the process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import threading
+
+from . import ledger
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from .member import Member
+
+# The top real-time signals are used by nobody known; without such signals
+# there are no soft timeouts and no stacks.
+_LAST = int(getattr(signal, "SIGRTMAX", 0))
+STACK_SIGNAL: Final = _LAST - 4 if _LAST else None
+SOFT_SIGNAL: Final = _LAST - 5 if _LAST else None
+_CRASHES: Final = tuple(
+    getattr(signal, name)
+    for name in ("SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
+    if hasattr(signal, name)
+)
+
+_member: Member | None = None
+
+
+def arm(member: Member) -> int:
+    """Install the handlers and return the ARMED bits; never raises."""
+    global _member
+    # A pool that is guarded a second time finds our own handlers, not the default.
+    again = _member is not None
+    _member = member
+    bits = 0
+    if _is_default(*_CRASHES) or faulthandler.is_enabled():
+        faulthandler.enable(member.stack_file)
+    if threading.current_thread() is not threading.main_thread():
+        return bits
+    if STACK_SIGNAL is not None and (again or _is_default(STACK_SIGNAL)):
+        # Written in C: works while the task holds the GIL.
+        faulthandler.register(STACK_SIGNAL, member.stack_file)
+        bits |= ledger.ARMED_STACK
+    if SOFT_SIGNAL is not None and (again or _is_default(SOFT_SIGNAL)):
+        signal.signal(SOFT_SIGNAL, _on_soft_timeout)
+        bits |= ledger.ARMED_SOFT
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _on_interrupt)
+    return bits
+
+
+def _is_default(*numbers: int) -> bool:
+    return all(signal.getsignal(number) == signal.SIG_DFL for number in numbers)
+
+
+def _on_soft_timeout(signum: int, frame: Any) -> None:
+    """Raise inside the task that the parent means, and nowhere else."""
+    member = _member
+    if member is None or not member.in_task:
+        return
+    cells = member.record.cells
+    meant = (cells[ledger.SOFT_TICKET] - 1, cells[ledger.SOFT_ITEM])
+    if meant != (cells[ledger.TICKET], cells[ledger.ITEM]):
+        return
+    cells[ledger.SOFT_TICKET] = 0
+    from ..errors import TaskTimeoutError
+
+    member.soft_error = TaskTimeoutError("the task outran its timeout and was asked to stop (soft timeout)")
+    raise member.soft_error
+
+
+def _on_interrupt(signum: int, frame: Any) -> None:
+    """Ctrl-C reaches the whole process group: interrupt a task, never an idle worker.
+
+    An idle worker that gets KeyboardInterrupt prints a traceback and leaves,
+    each one of them; the parent ends the pool anyway.
+    """
+    member = _member
+    if member is not None and member.in_task:
+        raise KeyboardInterrupt
