@@ -1,0 +1,135 @@
+"""What a host's binding supplies, and the words the contract is written in.
+
+A binding is a subclass of `PoolBinding` in ``tests/adapters/bind_<host>.py``:
+how to make the host's pool, submit to it, and end it. Programs started by
+tests import it too, so it must not import pytest.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from poolwarden import guard
+from tests.contract.waiting import DEADLINE
+
+
+@dataclass
+class Answers:
+    """What one call for several items gave: results in order, and errors.
+
+    `values` holds what came as a result, which with ``losses="return"`` may be
+    an error object; `errors` holds what was raised, in the order it was.
+    """
+
+    values: list[Any] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
+
+    def collect(self, get: Callable[[], Any]) -> None:
+        """Add what ``get()`` returns or raises."""
+        try:
+            self.values.append(get())
+        except Exception as error:
+            if isinstance(error, AssertionError):  # a wait of ours without an answer
+                raise
+            self.errors.append(error)
+
+    @property
+    def error(self) -> BaseException:
+        """The only error there is."""
+        assert len(self.errors) == 1, f"expected one error, got {self.errors!r} beside {self.values!r}"
+        return self.errors[0]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of submitting several items to a host, and how it reports.
+
+    Attributes
+    ----------
+    call : callable
+        ``call(pool, func, items) -> Answers``; every wait in it is bounded.
+    separate : bool
+        Whether each item has an answer of its own; False when one error takes
+        the place of all results.
+    indexed : bool
+        Whether the items are positions of one call (`map`), or calls of their own.
+    """
+
+    call: Callable[[Any, Callable[..., Any], list[Any]], Answers]
+    separate: bool
+    indexed: bool
+
+
+class PoolBinding:
+    """How the contract uses one host. Subclass it and fill in what raises."""
+
+    #: Start methods to test, the first one in every test.
+    start_methods: ClassVar[tuple[str, ...]] = tuple(
+        method
+        for method in ("fork", "spawn", "forkserver")
+        if method in multiprocessing.get_all_start_methods()
+    )
+
+    #: What users of the host catch today when it breaks.
+    host_error: ClassVar[type[BaseException]]
+
+    #: Every way of submitting, by name.
+    ways: ClassVar[dict[str, Way]]
+
+    #: Calls that keep the calling thread waiting without a bound, as users write them, by name.
+    blocking: ClassVar[dict[str, Callable[[Any, Callable[..., Any], list[Any]], Any]]]
+
+    def make_bare(
+        self,
+        workers: int = 2,
+        start_method: str | None = None,
+        *,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        maxtasksperchild: int | None = None,
+        nesting: bool = False,
+    ) -> Any:
+        """Return the host's pool as the host makes it; `nesting`: its workers may start processes."""
+        raise NotImplementedError
+
+    def make_pool(self, workers: int = 2, start_method: str | None = None, **options: Any) -> Any:
+        """Return a guarded pool; options of `make_bare` are its own, all others are the policy's."""
+        names = ("initializer", "initargs", "maxtasksperchild", "nesting")
+        own = {name: options.pop(name) for name in names if name in options}
+        return guard(self.make_bare(workers, start_method, **own), **options)
+
+    def submit(self, pool: Any, func: Callable[..., Any], *args: Any) -> Any:
+        """Return a handle of one call."""
+        raise NotImplementedError
+
+    def result(self, handle: Any, timeout: float = DEADLINE) -> Any:
+        """Return the result of a handle or raise its error."""
+        raise NotImplementedError
+
+    def iterate(self, pool: Any, func: Callable[..., Any], items: Iterable[Any]) -> Any:
+        """Return an iterator of results in order."""
+        raise NotImplementedError
+
+    def worker_pids(self, pool: Any) -> list[int]:
+        """Return the pids of the workers the pool has now."""
+        raise NotImplementedError
+
+    def close(self, pool: Any) -> None:
+        """End a pool the orderly way and wait: what was submitted is done first."""
+        raise NotImplementedError
+
+    def terminate(self, pool: Any) -> None:
+        """End a pool at once and wait; what was submitted may be dropped."""
+        raise NotImplementedError
+
+    def leave(self, pool: Any) -> None:
+        """End a pool by leaving its ``with`` block."""
+        with pool:
+            pass
+
+    def endings(self) -> dict[str, Callable[[Any], None]]:
+        """Return every way to end a pool, by name."""
+        return {"close": self.close, "terminate": self.terminate, "with": self.leave}

@@ -1,0 +1,178 @@
+"""Finds what a test left behind: processes, threads, descriptors, files.
+
+Runs in the test process, on Linux. The test process adopts orphans
+(PR_SET_CHILD_SUBREAPER), so that a worker whose parent has died is still found
+among its descendants, whatever it was started by.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.process
+import multiprocessing.resource_tracker
+import os
+import re
+import signal
+import tempfile
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.contract.waiting import ENDING, eventually, is_gone, state_of
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of descendants whose own parent has ended."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What there is at one moment; `left_since` compares two of them."""
+
+    processes: frozenset[int]
+    threads: frozenset[threading.Thread]
+    descriptors: Counter[str]
+    files: frozenset[str]
+
+    @classmethod
+    def take(cls) -> Snapshot:
+        """Return what there is now."""
+        return cls(
+            frozenset(living_descendants()),
+            frozenset(threading.enumerate()),
+            descriptors(),
+            frozenset(files()),
+        )
+
+    def left_since(self, before: Snapshot) -> list[str]:
+        """Return one sentence for each thing that is here and was not there before."""
+        left = [f"process {describe(pid)}" for pid in self.processes - before.processes]
+        new = self.threads - before.threads
+        left += [f"thread {thread.name}" for thread in new if not is_watchdog(thread)]
+        watchdogs = sum(map(is_watchdog, self.threads))
+        left += [f"{watchdogs} threads of poolwarden"] * (watchdogs > 1)
+        left += [
+            f"{count} descriptors of kind {kind}"
+            for kind, count in (self.descriptors - before.descriptors).items()
+        ]
+        left += [f"file {name}" for name in self.files - before.files]
+        return left
+
+
+def what_is_left(before: Snapshot) -> list[str]:
+    """Return what a test left behind, after giving it the time a pool may take to end.
+
+    Pools nobody closed are collected first. What is left of the processes is
+    killed, so that one test does not spoil the next.
+    """
+    left: list[str] = []
+
+    def clean() -> bool:
+        nonlocal left
+        gc.collect()
+        reap_adopted()
+        left = Snapshot.take().left_since(before)
+        return not left
+
+    try:
+        eventually(clean, "", ENDING)
+    except AssertionError:
+        kill_descendants(keep=before.processes)
+    return left
+
+
+def living_descendants() -> set[int]:
+    """Return the pids of all descendants but for multiprocessing's own two helpers."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children.setdefault(int(fields[1]), []).append(int(entry))
+    found: set[int] = set()
+    queue = [os.getpid()]
+    while queue:
+        new = children.get(queue.pop(), [])
+        found.update(new)
+        queue.extend(new)
+    return {pid for pid in found - helpers() if not is_gone(pid)}
+
+
+def helpers() -> set[int]:
+    """Return the pids of the resource tracker and the fork server, which stay for good."""
+    tracker = getattr(multiprocessing.resource_tracker._resource_tracker, "_pid", None)
+    server = getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None)
+    return {pid for pid in (tracker, server) if pid is not None}
+
+
+def kill_descendants(keep: frozenset[int] = frozenset()) -> list[str]:
+    """SIGKILL what this process has started and return a description of it."""
+    killed = []
+    for pid in living_descendants() - keep:
+        killed.append(describe(pid))
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return killed
+
+
+def reap_adopted() -> None:
+    """Reap orphans that have ended; children that a `Process` object stands for are its own to reap."""
+    owned = {process.pid for process in multiprocessing.process._children}  # type: ignore[attr-defined]
+    for entry in Path(f"/proc/{os.getpid()}/task").iterdir():
+        try:
+            pids = (entry / "children").read_text().split()
+        except FileNotFoundError:
+            continue
+        for pid in map(int, pids):
+            if pid not in owned and state_of(pid) == "Z":
+                os.waitpid(pid, os.WNOHANG)
+
+
+def descriptors() -> Counter[str]:
+    """Return how many descriptors of each kind are open: pipes, sockets, or a path."""
+    kinds: Counter[str] = Counter()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue
+        kinds[re.sub(r":\[\d+\]", "", target)] += 1
+    return kinds
+
+
+def files() -> set[str]:
+    """Return poolwarden's own files of this process, in all places it may use."""
+    places = {"/dev/shm", tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/dev/shm")}
+    mine = re.compile(rf"(?<!\d){os.getpid()}(?!\d)")
+    found: set[str] = set()
+    for place in places:
+        for folder in Path(place).glob("poolwarden*"):
+            if mine.search(folder.name):
+                found.update(map(str, [folder, *folder.rglob("*")]))
+    return found
+
+
+def is_watchdog(thread: threading.Thread) -> bool:
+    """Return whether a thread is poolwarden's; it may have one for good."""
+    return thread.name.startswith("poolwarden")
+
+
+def describe(pid: int) -> str:
+    """Return pid, state, and command line of a process."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        command = "(gone)"
+    return f"{pid} [{state_of(pid)}] {command[:120]}"
