@@ -1,0 +1,354 @@
+"""Whether what a pool answered is right, item by item, for `tests.chaos`.
+
+Covers what a task must answer, the file in which tasks write down that they
+ran, and the verdict over a run. Starts no process and knows no pool. `work`
+runs in the workers; the rest in the process that owns the pool, any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+STARTED, FINISHED = 1, 2
+
+# Sixteen bytes divide a page, so that a record never crosses one: the kernel looks for a SIGKILL only
+# between pages, which makes each append all or nothing.
+RECORD = struct.Struct("<iiq")
+
+
+class Shape(NamedTuple):
+    """One task: its number and how large and slow it is (bytes, seconds)."""
+
+    number: int
+    argument_size: int
+    answer_size: int
+    pause: float
+
+    def call(self, log: str) -> tuple[int, bytes, int, float, str]:
+        """Return the arguments of `work` for this task."""
+        argument = _pattern(self.number, self.argument_size)
+        return self.number, argument, self.answer_size, self.pause, log
+
+    def answer(self) -> tuple[int, int, bytes]:
+        """Return what `work` must return for this task."""
+        return _answer(self.number, _pattern(self.number, self.argument_size), self.answer_size)
+
+
+def work(number: int, argument: bytes, answer_size: int, pause: float, log: str) -> tuple[int, int, bytes]:
+    """Return the answer of one task, and write into `log` that its code ran."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(descriptor, RECORD.pack(number, os.getpid(), STARTED))
+        if pause:
+            time.sleep(pause)
+        answer = _answer(number, argument, answer_size)
+        os.write(descriptor, RECORD.pack(number, os.getpid(), FINISHED))
+    finally:
+        os.close(descriptor)
+    return answer
+
+
+def _answer(number: int, argument: bytes, size: int) -> tuple[int, int, bytes]:
+    return number, zlib.crc32(argument), _pattern(number ^ 0x5A5A5A5A, size)
+
+
+def _pattern(number: int, size: int) -> bytes:
+    return number.to_bytes(8, "little") * (size // 8)
+
+
+def read_log(log: str) -> Iterator[tuple[int, int, int]]:
+    """Yield ``(number, pid, STARTED or FINISHED)`` in the order of writing."""
+    with open(log, "rb") as file:
+        data = file.read()
+    return RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size])
+
+
+@dataclass(frozen=True)
+class Group:
+    """The items of one call of a submission method.
+
+    Attributes
+    ----------
+    method : str
+        Name of the method, as `multiprocessing.Pool` spells it.
+    shapes : list of Shape
+        One for ``apply`` and ``apply_async``.
+    chunksize : int
+        For the methods that have one.
+    may_hide : bool
+        Whether an error may hide the other items' answers: that of a map
+        always does, and one in a chunk of ``imap`` ends the host's iterator.
+    """
+
+    method: str
+    shapes: list[Shape]
+    chunksize: int = 1
+    may_hide: bool = False
+
+
+class Tally:
+    """What was submitted and what became of it. Callable from any thread.
+
+    Parameters
+    ----------
+    loss : type or tuple of types
+        The only errors a task may end with; ``()`` for none.
+    """
+
+    def __init__(self, loss: type[BaseException] | tuple[type[BaseException], ...]) -> None:
+        self.loss = loss
+        self.changed = threading.Condition()
+        self.submitted: dict[int, float] = {}
+        self.answers: Counter[int] = Counter()
+        self.fates: dict[int, str] = {}
+        self.lost: dict[int, BaseException] = {}
+        self.problems: list[tuple[str, str]] = []
+        self.longest = 0.0
+        self.beat = time.monotonic()
+        self.stalled = False
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.submitted) - len(self.fates)
+
+    def submit(self, group: Group) -> None:
+        """Note that the tasks of `group` are about to be submitted."""
+        with self.changed:
+            self.submitted.update(dict.fromkeys((s.number for s in group.shapes), time.monotonic()))
+
+    def settle(self, number: int, fate: str, problem: str | None = None) -> None:
+        """Note one answer of one task; the first decides, more are counted."""
+        with self.changed:
+            self.beat = time.monotonic()
+            self.answers[number] += 1
+            if problem is not None:
+                self.problems.append((fate, f"task {number}: {problem}"))
+            if number not in self.fates:
+                self.fates[number] = fate
+                self.longest = max(self.longest, self.beat - self.submitted[number])
+            self.changed.notify_all()
+
+    def wait(self, condition: Callable[[], bool]) -> bool:
+        """Return True once `condition` holds, False when nothing moves any more."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.stalled or condition())
+            return not self.stalled
+
+    def nudge(self) -> None:
+        """Let everybody who waits look again."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def stall(self) -> None:
+        """Release everybody who waits: the run is given up."""
+        with self.changed:
+            self.stalled = True
+            self.changed.notify_all()
+
+
+class Reply:
+    """Where the answers of one group go; its methods serve as pool callbacks."""
+
+    def __init__(self, tally: Tally, group: Group) -> None:
+        self._tally = tally
+        self._group = group
+
+    def one(self, value: Any) -> None:
+        """Take the result of ``apply``."""
+        self._take(self._group.shapes[0], value)
+
+    def every(self, values: list[Any]) -> None:
+        """Take the result of ``map``."""
+        if len(values) > len(self._group.shapes):
+            self._tally.problems.append(("wrong", f"{self._group.method} gave {len(values)} answers"))
+        for position, (shape, value) in enumerate(zip(self._group.shapes, values, strict=False)):
+            self._take(shape, value, position)
+        self._close(raised=False, method_returned=len(values))
+
+    def each(self, iterator: Iterator[Any]) -> None:
+        """Take what ``imap`` or ``imap_unordered`` yields, to the end."""
+        raised, count = False, 0
+        while True:
+            value: Any
+            try:
+                value = next(iterator)
+            except StopIteration:
+                break
+            except Exception as error:
+                value, raised = error, True
+            position = count if self._group.method == "imap" else self._position(value)
+            if raised and self._group.may_hide:
+                position = self._position(value)
+            if position is None or position >= len(self._group.shapes):
+                self._tally.problems.append(("wrong", f"{self._group.method} yielded {_brief(value)}"))
+            else:
+                self._take(self._group.shapes[position], value, position)
+            count += 1
+        self._close(raised, count)
+
+    def failed(self, error: BaseException) -> None:
+        """Take the exception of ``apply`` or ``map``."""
+        position = 0 if len(self._group.shapes) == 1 else self._position(error)
+        if position is None or position >= len(self._group.shapes):
+            self._tally.problems.append(("wrong", f"{self._group.method} raised {_brief(error)}"))
+        else:
+            self._take(self._group.shapes[position], error)
+        self._close(raised=True, method_returned=0)
+
+    def _position(self, value: Any) -> int | None:
+        if isinstance(value, BaseException):
+            return getattr(getattr(value, "task", None), "index", None)
+        try:
+            return int(value[0]) - self._group.shapes[0].number
+        except (TypeError, ValueError, LookupError):
+            return None
+
+    def _take(self, shape: Shape, value: Any, position: int | None = None) -> None:
+        tally = self._tally
+        if isinstance(value, tally.loss):
+            tally.lost[shape.number] = value
+            if position is None or self._position(value) == position:
+                tally.settle(shape.number, "loss")
+            else:
+                named = self._position(value)
+                tally.settle(shape.number, "wrong", f"item {position} got the error of item {named}")
+        elif value == shape.answer():
+            tally.settle(shape.number, "result")
+        else:
+            tally.settle(shape.number, "wrong", f"{self._group.method} gave {_brief(value)}")
+
+    def _close(self, raised: bool, method_returned: int) -> None:
+        """Settle what this call will never answer."""
+        for shape in self._group.shapes:
+            if shape.number in self._tally.fates:
+                continue
+            if raised and self._group.may_hide:
+                self._tally.settle(shape.number, "hidden")
+            else:
+                text = f"{self._group.method} ended after {method_returned} of {len(self._group.shapes)}"
+                self._tally.settle(shape.number, "unanswered", text)
+
+
+def _brief(value: Any) -> str:
+    return f"{type(value).__name__}: {value!s}"[:300].replace("\n", " | ")
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One signal that reached a live worker."""
+
+    pid: int
+    signal: int
+    idle: bool
+    hit: bool
+
+
+@dataclass
+class Verdict:
+    """The figures of a run. ``ok`` only if every answer was right, and once.
+
+    Attributes
+    ----------
+    planned, tasks : int
+        Tasks that should have been, and that were, submitted.
+    hidden : int
+        Items whose answer the host itself hides behind another item's error.
+    hits : Counter
+        Kills by what they hit: ``running`` a task, ``between`` two tasks
+        (reading, sending, waiting for more, starting), ``idle``: with no task
+        outstanding.
+    left : int
+        Processes still there after the shutdown.
+    """
+
+    planned: int
+    tasks: int
+    kills: int
+    hits: Counter[str]
+    fates: Counter[str]
+    wrong: int
+    doubled: int
+    unanswered: int
+    longest: float
+    problems: list[tuple[str, str]]
+    left: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        flawless = self.wrong == self.doubled == self.unanswered == self.left == 0
+        return flawless and self.tasks == self.planned and not self.notes
+
+    def __str__(self) -> str:
+        hits = ", ".join(f"{self.hits[where]} {where}" for where in ("running", "between", "idle"))
+        hidden = f" hidden {self.fates['hidden']}" if self.fates["hidden"] else ""
+        return (
+            f"tasks {self.tasks} kills {self.kills} hit {self.hits.total()} ({hits}) "
+            f"results {self.fates['result']} losses {self.fates['loss']}{hidden} "
+            f"wrong {self.wrong} doubled {self.doubled} unanswered {self.unanswered} "
+            f"left {self.left} longest wait {self.longest:.2f} s"
+            + "".join(f"\n  {note}" for note in self.notes)
+        )
+
+
+def judge(tally: Tally, planned: int, log: str, kills: list[Kill]) -> Verdict:
+    """Return the verdict over everything that was seen. Call it once all is over."""
+    runs: dict[int, list[int]] = defaultdict(list)
+    last: dict[int, int] = {}
+    for number, pid, phase in read_log(log):
+        last[pid] = phase
+        if phase == STARTED:
+            runs[number].append(pid)
+    hits = Counter(
+        "idle" if kill.idle else "running" if last.get(kill.pid) == STARTED else "between"
+        for kill in kills
+        if kill.hit
+    )
+    problems = list(tally.problems)
+    for number, error in tally.lost.items():
+        problems += [("wrong", f"task {number}: {text}") for text in _false_blame(error, runs[number], kills)]
+    for number, fate in tally.fates.items():
+        if fate == "result" and not runs[number]:
+            problems.append(("wrong", f"task {number}: a result, but its code never ran"))
+    doubled = {n for n, count in tally.answers.items() if count > 1} | {n for n in runs if len(runs[n]) > 1}
+    for number in sorted(doubled):
+        text = f"{tally.answers[number]} answers ({tally.fates.get(number)}), ran in {runs[number]}"
+        problems.append(("doubled", f"task {number}: {text}"))
+    silent = [number for number in tally.submitted if tally.fates.get(number, "unanswered") == "unanswered"]
+    problems += [("unanswered", f"task {n}: ran in {runs[n]}") for n in silent if n not in tally.fates]
+    return Verdict(
+        planned=planned,
+        tasks=len(tally.submitted),
+        kills=len(kills),
+        hits=hits,
+        fates=Counter(tally.fates.values()),
+        wrong=sum(kind == "wrong" for kind, _ in problems),
+        doubled=len(doubled),
+        unanswered=len(silent),
+        longest=tally.longest,
+        problems=problems,
+    )
+
+
+def _false_blame(error: BaseException, pids: list[int], kills: list[Kill]) -> Iterator[str]:
+    """Yield what the error of a lost task claims that cannot be true."""
+    blamed = getattr(getattr(error, "exit", None), "pid", None)
+    killed = {kill.pid: kill for kill in kills}
+    if blamed not in killed:
+        yield f"lost with worker {blamed}, which nobody had killed: {_brief(error)}"
+    elif killed[blamed].idle:
+        yield f"lost with worker {blamed}, which was killed while no task was outstanding: {_brief(error)}"
+    elif error.exit.exitcode != -killed[blamed].signal:
+        yield f"exit code {error.exit.exitcode} after signal {killed[blamed].signal}: {_brief(error)}"
+    if len(pids) == 1 and pids[0] != blamed:
+        yield f"ran in worker {pids[0]}, error blames {blamed}"
+    if pids and not error.may_have_run:
+        yield f"ran in worker {pids[0]}, error says that it did not"
