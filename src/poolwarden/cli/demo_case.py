@@ -136,7 +136,9 @@ def kill_idle_workers() -> None:
 CASES: Final = {
     "killed": Case("worker killed in task", testing.kill_self(9), "WorkerLostError", signal="SIGKILL"),
     "idle": Case("idle workers killed", square, RIGHT, before=kill_idle_workers),
-    "endless": Case("task that never ends", testing.hang(), "TaskTimeoutError", options={"timeout": 0.5}),
+    "endless": Case(
+        "task that never ends", testing.hang(), "TaskTimeoutError", signal="SIGKILL", options={"timeout": 0.5}
+    ),
     "segfault": Case("segfault in task", testing.segfault(), "WorkerLostError", signal="SIGSEGV"),
     "unpicklable": Case("unpicklable exception", raise_two_arguments, "PayloadError"),
 }
