@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import functools
+import logging
 import math
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,7 @@ class PoolHost:
         """Shut `pool` down as its documentation says."""
         pool.close()
         pool.join()
+        pool.terminate()  # what leaving ``with`` and the interpreter's exit do in any case
 
 
 def _wait(pool: Any, group: Group, reply: Reply, calls: list[Any]) -> None:
@@ -157,6 +160,7 @@ class Run:
         self._doing = "opening the pool"
         self._struck_until = 0.0
         self._shutdown = 0.0
+        self._failure = ""
 
     def go(self) -> None:
         """Do all of it; return early when nothing moves any more."""
@@ -170,6 +174,9 @@ class Run:
                 began = time.monotonic()
                 self._host.close(self._pool)
                 self._shutdown = time.monotonic() - began
+        except Exception:
+            traceback.print_exc()
+            self._failure = f"FAILED while {self._doing}: see the traceback"
         finally:
             self.over.set()
 
@@ -179,6 +186,8 @@ class Run:
         if self.tally.stalled:
             verdict.notes.append(f"NO PROGRESS for {self.options.patience:g} s while {self._doing}")
             return verdict
+        if self._failure:
+            verdict.notes.append(self._failure)
         deadline = time.monotonic() + LEAVE
         while offspring() and time.monotonic() < deadline:
             time.sleep(0.02)  # the fork server's processes are not ours to wait for
@@ -243,14 +252,13 @@ class Run:
                 if not self.tally.wait(lambda due=due: len(self.tally.fates) >= due):
                     return
                 time.sleep(rng.uniform(0, 0.003))  # away from the answer that woke us
-                self.killer.strike(count)
-                spent += count
+                spent += self.killer.strike(count) or budget  # nobody there for a long time: give up
         finally:
             self._struck_until = math.inf
             self.tally.nudge()
 
     def _kill_idle(self, rng: random.Random, budget: int) -> int:
-        """Kill workers of a pool that has nothing to do; return how many at most."""
+        """Kill workers of a pool that has nothing to do; return how many."""
         workers = self.options.workers
         ways = {"one": [1], "two": [2], "all": [workers], "each in turn": [1] * workers}
         spent = 0
@@ -258,8 +266,7 @@ class Run:
             count = min(count, budget - spent)
             if count > 0:
                 time.sleep(rng.uniform(0, 0.005))  # at 0 some are still on their way back to the queue
-                self.killer.strike(count, idle=True)
-                spent += count
+                spent += self.killer.strike(count, idle=True)
         return spent
 
 
@@ -304,6 +311,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Return the exit status of one run."""
     options = parse()
+    logging.getLogger("poolwarden").setLevel(logging.ERROR)  # a warning for each kill is as it should be
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         run = Run(HOSTS[options.host](options), options, folder)

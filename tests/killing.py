@@ -48,8 +48,8 @@ class Killer:
         self._patience = patience
         self.kills: list[Kill] = []
 
-    def strike(self, count: int, idle: bool = False) -> None:
-        """Kill `count` workers at the same instant, or as many as there are."""
+    def strike(self, count: int, idle: bool = False) -> int:
+        """Kill `count` workers at the same instant, or as many as there are; return how many."""
         aims = self._aims(count)
         try:
             for _, pidfd, number in aims:
@@ -60,6 +60,7 @@ class Killer:
         finally:
             for _, pidfd, _ in aims:
                 os.close(pidfd)
+        return len(aims)
 
     def _aims(self, count: int) -> list[tuple[int, int, int]]:
         """Return pid, pidfd and signal for up to `count` workers, waiting for one."""

@@ -302,16 +302,29 @@ class Verdict:
 def judge(tally: Tally, planned: int, log: str, kills: list[Kill]) -> Verdict:
     """Return the verdict over everything that was seen. Call it once all is over."""
     runs: dict[int, list[int]] = defaultdict(list)
+    ended: set[tuple[int, int]] = set()
     last: dict[int, int] = {}
     for number, pid, phase in read_log(log):
         last[pid] = phase
         if phase == STARTED:
             runs[number].append(pid)
+        else:
+            ended.add((number, pid))
     hits = Counter(
         "idle" if kill.idle else "running" if last.get(kill.pid) == STARTED else "between"
         for kill in kills
         if kill.hit
     )
+    signals = {kill.pid: kill.signal for kill in kills}
+
+    def history(number: int) -> str:
+        """Say in which workers a task ran, whether to its end, and what killed them."""
+        parts = [
+            f"{pid}{' to the end' if (number, pid) in ended else ''} (signal {signals.get(pid, 'none')})"
+            for pid in runs[number]
+        ]
+        return f"task {number}: {tally.fates.get(number, 'no answer')}, ran in {parts}"
+
     problems = list(tally.problems)
     for number, error in tally.lost.items():
         problems += [("wrong", f"task {number}: {text}") for text in _false_blame(error, runs[number], kills)]
@@ -320,10 +333,10 @@ def judge(tally: Tally, planned: int, log: str, kills: list[Kill]) -> Verdict:
             problems.append(("wrong", f"task {number}: a result, but its code never ran"))
     doubled = {n for n, count in tally.answers.items() if count > 1} | {n for n in runs if len(runs[n]) > 1}
     for number in sorted(doubled):
-        text = f"{tally.answers[number]} answers ({tally.fates.get(number)}), ran in {runs[number]}"
-        problems.append(("doubled", f"task {number}: {text}"))
+        blamed = f" {_brief(tally.lost[number])}" if number in tally.lost else ""
+        problems.append(("doubled", f"{tally.answers[number]} x {history(number)}{blamed}"))
     silent = [number for number in tally.submitted if tally.fates.get(number, "unanswered") == "unanswered"]
-    problems += [("unanswered", f"task {n}: ran in {runs[n]}") for n in silent if n not in tally.fates]
+    problems += [("unanswered", history(n)) for n in silent if n not in tally.fates]
     return Verdict(
         planned=planned,
         tasks=len(tally.submitted),
