@@ -25,11 +25,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..worker.payload import Dumper
+
 if TYPE_CHECKING:
     from ..core.guard import Guard
     from ..core.tickets import Ticket
     from ..core.workers import Worker
-    from ..worker.payload import Dumper
 
 
 class PoolAdapter(ABC):
@@ -42,17 +43,17 @@ class PoolAdapter(ABC):
     ----------
     name : str
         The host, for events and messages.
-    dumper_name : str
-        ``module:function`` of the host's ``dump(obj, file)``; used here and in
-        the workers, so that whatever the host can pickle still can be.
+    pickler_name : str
+        ``module:class`` of the host's pickler; used here and in the workers,
+        so that whatever the host can pickle still can be.
     """
 
     name: ClassVar[str]
-    dumper_name: ClassVar[str] = "multiprocessing.reduction:dump"
+    pickler_name: ClassVar[str] = "multiprocessing.reduction:ForkingPickler"
 
     def __init__(self) -> None:
-        module, _, function = self.dumper_name.partition(":")
-        self.dumper: Dumper = getattr(importlib.import_module(module), function)
+        module, _, name = self.pickler_name.partition(":")
+        self.dumper = Dumper(getattr(importlib.import_module(module), name))
 
     @abstractmethod
     def processes(self) -> list[Any]:
@@ -103,5 +104,6 @@ class PoolAdapter(ABC):
         known = {id(process) for process in self.processes()}
         return [worker for worker in workers if id(worker.process) not in known]
 
+    @abstractmethod
     def on_broken(self) -> None:
         """Called once the pool can run nothing any more, after open tickets were answered."""

@@ -36,7 +36,7 @@ from ..worker.member import birth
 from .base import PoolAdapter
 from .pool_feed import TaskQueue
 from .pool_older import OlderTasks
-from .pool_results import Barrier, fail_result
+from .pool_results import Barrier, QuietCache, fail_result
 
 log = logging.getLogger("poolwarden")
 
@@ -138,9 +138,14 @@ class MultiprocessingPool(PoolAdapter):
         self.cache: dict[Any, Any] = pool._cache
         self._inqueue, self._outqueue = pool._inqueue, pool._outqueue
         self._notifier = pool._change_notifier
-        self._task_handler, self._worker_handler = pool._task_handler, pool._worker_handler
+        self.task_handler, self._worker_handler = pool._task_handler, pool._worker_handler
+        self.quiet_cache = QuietCache(
+            pool._cache, pool._worker_handler, pool._change_notifier, self.module.RUN
+        )
+        _spare_worker_handler(pool)
         self._mailbox = Mailbox(pool._outqueue._writer)
         self._queue = pool._taskqueue
+        self.task_writer = pool._inqueue._writer
         self.older_tasks = OlderTasks(self)
         with self.guard.births:
             older = self._early == []
@@ -227,7 +232,7 @@ class MultiprocessingPool(PoolAdapter):
         try:
             if self._ending:
                 return
-            if not self._task_handler.is_alive():
+            if not self.task_handler.is_alive():
                 self._end_idle_workers(guard)
                 return
             self.gate.shut()
@@ -250,7 +255,7 @@ class MultiprocessingPool(PoolAdapter):
         running = {snapshot.ticket for snapshot in seen if snapshot.phase == RUNNING}
         for worker in set(workers).difference(kept):
             guard.deliver_last_outcome(worker)
-        plumbing.release_if_taken(getattr(self._outqueue, "_wlock", None))
+        plumbing.free(getattr(self._outqueue, "_wlock", None))
         read_lock = getattr(self._inqueue, "_rlock", None)
         dry = readers.isdisjoint(kept)
         if dry and not plumbing.take(read_lock, THREAD_BOUND):
@@ -339,19 +344,20 @@ class MultiprocessingPool(PoolAdapter):
         try:
             self._ending = True
             guard.breaker.stop_waiting()
+            guard.stop_watching()
+            end_workers(guard.live_workers())
+            plumbing.free(getattr(self._inqueue, "_rlock", None))
+            plumbing.free(getattr(self._outqueue, "_wlock", None))
             self._worker_handler._state = self.module.TERMINATE
-            self._task_handler._state = self.module.TERMINATE
+            self.task_handler._state = self.module.TERMINATE
             self.gate.open()
             self.nudge()
-            end_workers(guard.live_workers())
-            plumbing.release_if_taken(getattr(self._inqueue, "_rlock", None))
-            plumbing.release_if_taken(getattr(self._outqueue, "_wlock", None))
         finally:
             if acquired:
                 guard.births.release()
-        if threading.current_thread() is not self._task_handler:
+        if threading.current_thread() is not self.task_handler:
             # What the dead left half read would be unpickled by the pool.
-            self.drain(lambda: not self._task_handler.is_alive())
+            self.drain(lambda: not self.task_handler.is_alive())
 
     def abandon(self) -> None:
         """The pool could not be made."""
@@ -361,6 +367,19 @@ class MultiprocessingPool(PoolAdapter):
     def _forget(self) -> None:
         if _by_workers.pop(id(self._list), None) is not None:
             self._births.drop()
+
+
+def _spare_worker_handler(pool: Any) -> None:
+    """Let the worker handler sleep while results come in.
+
+    It waits, among other things, for the result pipe, and so spins from the
+    moment a result is there until the result thread has read it: half of the
+    CPU that the bare pool spends on a no-op. It has nothing to do then; once
+    the pool is closed the cache wakes it.
+    """
+    for argument in getattr(pool._worker_handler, "_args", ()):
+        if isinstance(argument, list) and pool._outqueue._reader in argument:
+            argument.remove(pool._outqueue._reader)
 
 
 def end_workers(workers: list[Worker]) -> None:

@@ -1,17 +1,25 @@
-"""From a pool's submission methods to its task thread, through the guard.
+"""From a pool's submission methods into its task pipe, through the guard.
 
-Covers ``pool._taskqueue`` and the iterators of tasks in it. Entries are put by
-whatever thread submits; they are iterated, which pickles the calls and issues
-the tickets, in the pool's task thread, as in the bare pool.
+Covers ``pool._taskqueue``, the iterators of tasks in it, and the messages to
+the workers. A single task is pickled and sent at once, in the thread that
+submits it, when nothing else waits and the pipe has room: that saves waking
+the pool's task thread, which costs more than all the guard does. Everything
+else goes through that thread, as in the bare pool.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
+import pickle
 import queue
+import select
+import struct
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ..core.tickets import Ticket, caller_site
@@ -41,19 +49,94 @@ class TaskQueue:
         self.begun = False
         self.cancelled: set[Any] = set()
         self._bare = bare
+        self._counting = threading.Lock()
+        self._put = self._done = 0  # entries
         module = adapter.module
         self._chunks = {module.mapstar: 0, module.starmapstar: envelope.STAR}
         self._reraise = module._helper_reraises_exception
+        self._writer = adapter.task_writer
+        self._room = select.poll() if hasattr(select, "poll") else None
+        if self._room is not None:
+            self._room.register(self._writer.fileno(), select.POLLOUT)
 
     def put(self, entry: tuple[Any, Any] | None) -> None:
-        """Put ``(tasks, set_length)`` of a submission, guarded."""
-        if entry is not None:
-            entry = (Feed(self, entry[0], entry[1], caller_site(_OWN_FILES, sys._getframe(1))), None)
-        self._bare.put(entry)
+        """Send a submission, ``(tasks, set_length)``, or put it into the queue."""
+        if entry is None:
+            self._bare.put(None)
+            return
+        tasks, set_length = entry
+        site = caller_site(_OWN_FILES, sys._getframe(1))
+        if self._put == self._done and self.begun and isinstance(tasks, list) and self._room is not None:
+            self._send_directly(tasks[0], site)
+        else:
+            self._enqueue(Feed(self, tasks, set_length, site))
+
+    def _enqueue(self, feed: Feed) -> None:
+        with self._counting:
+            self._put += 1
+        self._bare.put((feed, None))
+
+    def done(self) -> None:
+        """Note that an entry is used up. Task thread."""
+        self._done += 1
 
     def poke(self) -> None:
         """Wake the task thread, so that it sees the tickets that are to be sent again."""
-        self._bare.put((Feed(self, (), None, None), None))
+        self._enqueue(Feed(self, (), None, None))
+
+    def _send_directly(self, task: Any, site: tuple[str, int] | None) -> None:
+        gate = self.adapter.gate
+        try:
+            ticket = self._issue(task, site, None)
+        except BaseException:
+            # Ctrl-C while it is pickled: without this, the pool would wait for
+            # the task at its end.
+            self.adapter.cache.pop(task[0], None)
+            raise
+        if ticket.verdict is not None:
+            return
+        if gate.try_enter():
+            try:
+                if self._room is not None and self._room.poll(0):
+                    self._send(ticket)
+                    return
+            finally:
+                gate.leave()
+        gate.send_again((ticket,))
+        self.poke()
+
+    def _send(self, ticket: Ticket) -> None:
+        """Write a ticket's message; inside the gate."""
+        guard = self.adapter.guard
+        # The pool may have broken while the gate was shut.
+        if ticket.verdict is not None or ticket.number not in guard.tickets.open:
+            return
+        guard.sending(ticket)
+        message: Any = (ticket.key[0], -ticket.number, envelope.run, ticket.call(guard.folder), {})
+        try:
+            write_message(self._writer, pickle.dumps(message))
+        except OSError as error:
+            guard.fail(ticket, error)
+
+    def send_all(self, feed: Feed) -> None:
+        """Send what is to be sent again, and a feed's tasks. Task thread."""
+        self.begun = True
+        gate, handler = self.adapter.gate, self.adapter.task_handler
+        while handler._state == self.adapter.module.RUN:
+            ticket = gate.next_again()
+            if ticket is None:
+                try:
+                    task: Any = feed.next_task()
+                except StopIteration:
+                    if gate.again:
+                        continue
+                    return
+                ticket = self._issue(task, feed.site, feed)
+            gate.enter()
+            try:
+                self._send(ticket)
+            finally:
+                gate.leave()
 
     def adopt_waiting(self) -> set[Any]:
         """Guard what was put before the guard came and has not been begun; return its jobs."""
@@ -73,8 +156,9 @@ class TaskQueue:
                     if isinstance(tasks, list)
                     else inspect.getgeneratorlocals(tasks)["result_job"]
                 )
-                entry = (Feed(self, tasks, set_length, None), None)
-            self._bare.put(entry)
+                self._enqueue(Feed(self, tasks, set_length, None))
+            else:
+                self._bare.put(None)
         return jobs
 
     def call_roll(self, count: int) -> None:
@@ -83,53 +167,32 @@ class TaskQueue:
         self._bare.put(([task] * count, None))
         self.poke()
 
-    def next_ticket(self, feed: Feed) -> Ticket:
-        """Return the next ticket to be sent: one that is sent again, else one of `feed`.
-
-        Raises
-        ------
-        StopIteration
-            There is none.
-        """
-        self.begun = True
-        gate, guard = self.adapter.gate, self.adapter.guard
-        while True:
-            ticket = gate.next_again() or self._issue(feed)
-            if ticket.verdict is not None or ticket.number not in guard.tickets.open:
-                continue
-            gate.enter()
-            # The pool may have broken while the gate was shut.
-            if ticket.verdict is None:
-                guard.sending(ticket)
-                return ticket
-            gate.leave()
-
-    def _issue(self, feed: Feed) -> Ticket:
-        """Issue the ticket of a feed's next task; answer it at once if it cannot be sent."""
+    def _issue(self, task: Any, site: tuple[str, int] | None, feed: Feed | None) -> Ticket:
+        """Issue a task's ticket; answer it at once if it cannot be sent."""
         guard = self.adapter.guard
-        task: Any = feed.next_task()
         job, index, func, args, kwds = task
         result = self.adapter.cache.get(job)
         if result is not None:
-            take_over(result, guard)
-        star = self._chunks.get(func)
-        if star is None:
+            take_over(result, guard, self.adapter.quiet_cache)
+        star = self._chunks.get(func) if type(func) is FunctionType else None
+        if star is None or feed is None:
             call: Any = (func, args, kwds)
-            flags, base = 0, None if feed.is_single else index
+            flags, base = 0, None if feed is None or feed.is_single else index
         else:
             call = args[0]
             func, flags = call[0], envelope.CHUNK | star
             base = feed.count_items(len(call[1]))
         ticket = guard.tickets.issue((job, index), func, call, guard.policy, flags=flags, base=base)
-        ticket.site = feed.site
+        ticket.site = site
         verdict = ticket.verdict
         if func is self._reraise:
             # The user's iterable raised; the bare pool sends the exception to
             # a worker and back.
-            verdict = task[3][0]
+            verdict = args[0]
         elif guard.broken is not None:
             verdict = guard.broken_error(ticket)
-            feed.end()
+            if feed is not None:
+                feed.end()
         elif job in self.cancelled:
             verdict = CancelledError()
         if verdict is not None:
@@ -138,34 +201,39 @@ class TaskQueue:
 
 
 class Feed:
-    """One submission's tasks, as messages for the task thread.
+    """One submission's tasks, in the shape that the task thread iterates over.
 
-    The task thread is never given ``set_length``: it would call it with the
-    index of the last message, and that may be another submission's ticket that
-    is sent again.
+    The task thread is given neither tasks nor ``set_length``. It would pickle
+    each message with a new ForkingPickler, which takes longer than all else.
     """
 
     __slots__ = ("_items", "_last", "_queue", "_set_length", "_tasks", "is_single", "site")
 
     def __init__(
-        self, line: TaskQueue, tasks: Any, set_length: Callable[[int], None] | None, site: str | None
+        self,
+        line: TaskQueue,
+        tasks: Any,
+        set_length: Callable[[int], None] | None,
+        site: tuple[str, int] | None,
     ) -> None:
         self._queue = line
         self.is_single = isinstance(tasks, list)
-        self._tasks = iter(tasks)
+        self._tasks: Iterator[Any] = iter(tasks)
         self._set_length = set_length
         self._last = -1
         self._items = 0
         self.site = site
 
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+    def __iter__(self) -> Iterator[Any]:
         return self
 
-    def __next__(self) -> tuple[Any, ...]:
-        adapter = self._queue.adapter
-        adapter.gate.leave()
-        ticket = self._queue.next_ticket(self)
-        return ticket.key[0], -ticket.number, envelope.run, ticket.call(adapter.guard.folder), {}
+    def __next__(self) -> Any:
+        """Send everything and have nothing left for the task thread."""
+        try:
+            self._queue.send_all(self)
+        finally:
+            self._queue.done()
+        raise StopIteration
 
     def next_task(self) -> Any:
         """Return the pool's next task tuple.
@@ -195,3 +263,15 @@ class Feed:
         """End an ``imap`` with the task at hand: its iterable may be endless."""
         if self._set_length is not None:
             self._tasks = iter(())
+
+
+def write_message(connection: Any, message: bytes) -> None:
+    """Write one message as `multiprocessing` frames it; atomic below PIPE_BUF.
+
+    ``Connection.send_bytes`` does the same with checks that cost more than the
+    write, and on Windows more than that.
+    """
+    if os.name == "posix" and len(message) < 4000:
+        os.write(connection.fileno(), struct.pack("!i", len(message)) + message)
+    else:
+        connection.send_bytes(message)

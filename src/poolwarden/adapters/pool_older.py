@@ -70,7 +70,7 @@ class OlderTasks:
                 log.warning("poolwarden: a task that was sent before guard() cannot be read and is lost")
                 continue
             if task is not None and task[2] not in (envelope.run, envelope.roll_call):
-                self._adapter.line.put(([task], None))
+                self._adapter.line.put((iter((task,)), None))
 
     def after_repair(self) -> None:
         """Declare lost what nobody can be running any more. Result thread."""

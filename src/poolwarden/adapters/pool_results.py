@@ -11,7 +11,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from ..core.guard import Guard
@@ -44,12 +44,35 @@ def guarded_class(result_class: Any) -> Any:
     return type(result_class.__name__, (result_class,), {"_set": _set, "__module__": result_class.__module__})
 
 
-def take_over(result: Any, guard: Guard) -> None:
+class QuietCache:
+    """What a guarded result object removes itself from, when it is done.
+
+    The pool's own cache wakes the worker handler whenever it becomes empty,
+    so after every single task that nothing else runs beside; that costs more
+    than the task (31 us of 62 us of CPU for a no-op, 3.13). The handler needs
+    to know only once the pool is closed.
+    """
+
+    def __init__(self, cache: dict[Any, Any], handler: Any, notifier: Any, running: Any) -> None:
+        self._cache = cache
+        self._handler = handler
+        self._notifier = notifier
+        self._running = running
+
+    def __delitem__(self, job: Any) -> None:
+        dict.__delitem__(self._cache, job)
+        # If the pool is closed right after this look, close() wakes the handler.
+        if self._handler._state != self._running and not self._cache:
+            self._notifier.put(None)
+
+
+def take_over(result: Any, guard: Guard, cache: QuietCache) -> None:
     """Make a result object understand guarded answers; twice is no error."""
     if hasattr(result, "_poolwarden"):
         return
     result._poolwarden = guard
-    result.__class__ = guarded_class(type(result))
+    result._cache = cache
+    result.__class__ = guarded_class(cast("Any", type(result)))
     _protect_callbacks(result)
 
 

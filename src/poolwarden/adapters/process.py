@@ -11,7 +11,7 @@ import multiprocessing.process
 import signal
 import time
 from multiprocessing import util
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ..core import verdicts
 from ..core.diagnosis import Evidence, diagnose
@@ -48,7 +48,7 @@ class MultiprocessingProcess:
             raise ConfigurationError("a Process takes only timeout=; the other options are for pools")
         if not hasattr(process, "_poolwarden"):
             process._poolwarden = cls(policy)
-            process.__class__ = _guarded_class(type(process))
+            process.__class__ = _guarded_class(cast("Any", type(process)))
         process._poolwarden.policy = policy
         if process.pid is not None:
             process._poolwarden.watch(process)

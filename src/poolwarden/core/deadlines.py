@@ -79,16 +79,21 @@ class Deadlines:
     @staticmethod
     def _due(worker: Worker, ticket: Ticket, seen: Snapshot) -> float:
         due = seen.started / 1e9 + (ticket.timeout or 0.0)
-        return due + ticket.grace if worker.soft == seen else due
+        return due + ticket.policy.grace if worker.soft == seen else due
 
     def _stop(self, overdue: list[tuple[Worker, Ticket, Snapshot]]) -> None:
         hard = []
         for worker, ticket, seen in overdue:
-            if ticket.grace and seen.armed & ARMED_SOFT and worker.soft != seen and not ticket.cancelled:
+            if (
+                ticket.policy.grace
+                and seen.armed & ARMED_SOFT
+                and worker.soft != seen
+                and not ticket.cancelled
+            ):
                 worker.soft = seen
                 worker.set_cells(SOFT_ITEM=seen.item, SOFT_TICKET=seen.ticket + 1)
                 worker.send(SOFT_SIGNAL or 0)
-                self.expect(ticket.grace)
+                self.expect(ticket.policy.grace)
             else:
                 hard.append((worker, ticket, seen))
         if not hard:

@@ -1,11 +1,10 @@
 """The gate through which tasks leave for the workers.
 
-While a pool is repaired no message may be written to its task pipe, and the
-repair has to know when the writing thread is not in the middle of one. The
-writer cannot hold a lock around a write that it does not do itself (the host
-does), so it leaves a trace instead.
+One writer at a time, and none while the pool is repaired: the repair shuts the
+gate, and then empties the task pipe until whoever is inside, blocked on a full
+pipe perhaps, has come out.
 
-Used by one writing thread, and by whoever repairs the pool.
+The lock is one of this process's threads; no worker ever holds it.
 """
 
 from __future__ import annotations
@@ -20,44 +19,56 @@ if TYPE_CHECKING:
 
 
 class Gate:
-    """Lets the writer pass, or keeps it waiting; holds what is to be sent again.
+    """Lets one writer pass, or keeps all waiting; holds what is to be sent again.
 
     Attributes
     ----------
-    busy : bool
-        True while the writer may be writing a message.
     again : deque of Ticket
         Tickets that go before new ones.
     """
 
     def __init__(self) -> None:
-        self.busy = False
         self.again: deque[Ticket] = deque()
+        self._inside = threading.Lock()
         self._shut = False
         self._opened = threading.Event()
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody may be writing a message."""
+        return self._inside.locked()
+
     def enter(self) -> None:
-        """Wait until the gate is open and be busy from then on. Writer only."""
+        """Wait until the gate is open and nobody is inside."""
         while True:
-            # Busy first, then the look: a repair that shuts the gate and then
-            # finds nobody busy can be sure that nobody has slipped through.
-            self.busy = True
+            self._inside.acquire()
+            # Looked at inside: a repair that shuts the gate and then finds
+            # nobody in it can be sure that nobody slips through.
             if not self._shut:
                 return
-            self.busy = False
+            self._inside.release()
             self._opened.wait(1.0)
 
+    def try_enter(self) -> bool:
+        """Enter if that takes no waiting, and nothing waits to be sent again."""
+        if self.again or not self._inside.acquire(blocking=False):
+            return False
+        if self._shut:
+            self._inside.release()
+            return False
+        return True
+
     def leave(self) -> None:
-        """Nothing is being written any more. Writer only."""
-        self.busy = False
+        """Come out: nothing is being written any more."""
+        self._inside.release()
 
     def shut(self) -> None:
-        """Keep the writer from entering; it may still be busy."""
+        """Let nobody enter; somebody may still be inside."""
         self._opened.clear()
         self._shut = True
 
     def open(self) -> None:
-        """Let the writer pass."""
+        """Let writers pass."""
         self._shut = False
         self._opened.set()
 
@@ -68,7 +79,7 @@ class Gate:
             self.again.append(ticket)
 
     def next_again(self) -> Ticket | None:
-        """Return the next ticket to be sent again, None if there is none. Writer only."""
+        """Return the next ticket to be sent again, None if there is none."""
         try:
             return self.again.popleft()
         except IndexError:

@@ -65,7 +65,7 @@ class Guard:
         self.herald = Herald(name)
         self._folder = PoolFolder()
         with open(f"{self._folder.path}/{HOST_FILE}", "w", encoding="utf-8") as file:
-            file.write(adapter.dumper_name)
+            file.write(adapter.pickler_name)
         self.tickets = Tickets(self._folder.path, adapter)
         self.breaker = Breaker(self)
         self.deadlines = Deadlines(self)
@@ -120,8 +120,6 @@ class Guard:
     def cancel(self, ticket: Ticket) -> None:
         """Stop a task that has left for the workers, whether it has begun or not."""
         ticket.cancelled = True
-        ticket.timeout = 0.0
-        ticket.retries = 0
         self.deadlines.expect(0.0)
 
     def broken_error(self, ticket: Ticket) -> BaseException:
@@ -162,10 +160,14 @@ class Guard:
         """Report an event to the logger and to ``on_event``."""
         self.herald.tell(kind, self.policy, **fields)
 
-    def close(self) -> None:
-        """Stop watching and release everything; the pool has ended."""
+    def stop_watching(self) -> None:
+        """Take deaths for what they are meant to be: the pool is ending."""
         self.closed = True
         watchdog().forget(self)
+
+    def close(self) -> None:
+        """Release everything; the pool has ended."""
+        self.stop_watching()
         # The watchdog may be in the middle of a death; what it does is bounded.
         acquired = self._watching.acquire(timeout=CLOSE_BOUND)
         try:
@@ -175,6 +177,7 @@ class Guard:
             if acquired:
                 self._watching.release()
         self.herald.close()
+        self.tickets.store.close()
         self._folder.close()
 
     # Called by the watchdog.

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .tickets import Ticket
 
 
-def decode(ticket: Ticket, kind: int, data: bytes, folder: str, adapter: PoolAdapter) -> tuple[bool, Any]:
+def decode(
+    ticket: Ticket, kind: int, data: bytes, store: payload.Store, adapter: PoolAdapter
+) -> tuple[bool, Any]:
     """Return ``(True, result)`` or ``(False, exception)``.
 
     Parameters
@@ -26,18 +28,18 @@ def decode(ticket: Ticket, kind: int, data: bytes, folder: str, adapter: PoolAda
         The task that was answered.
     kind, data : int, bytes
         As `worker.envelope.run` returned them.
-    folder : str
-        The pool's folder, where large outcomes lie.
+    store : Store
+        Holds large outcomes.
     adapter : PoolAdapter
         Makes the exceptions that this host's users know.
     """
-    beside = bool(kind & envelope.BESIDE)
-    kind &= ~envelope.BESIDE
+    where = kind & (payload.FILE | payload.SLOT)
+    kind -= where
     name = f"r{ticket.number}"
     try:
         if kind == envelope.PARTS:
-            return True, _chunk_results(ticket, folder)
-        content = payload.load(beside, data, folder, name)
+            return True, _chunk_results(ticket, store)
+        content = store.load(where, data, name)
     except BaseException as error:
         return False, _unreadable(ticket, error)
     if kind == envelope.VALUE:
@@ -66,9 +68,9 @@ def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) ->
     return verdicts.task_timeout(ticket.info(), None, ticket.timeout or 0.0, content[0], soft=True)
 
 
-def _chunk_results(ticket: Ticket, folder: str) -> list[Any]:
+def _chunk_results(ticket: Ticket, store: payload.Store) -> list[Any]:
     """Return the results of a chunk whose items were kept one by one."""
-    frames = payload.read_frames(f"{folder}/p{ticket.number}")
+    frames = payload.read_frames(f"{store.places[0]}/p{ticket.number}")
     return [
         ticket.holes[item] if item in ticket.holes else pickle.loads(frames[item])
         for item in range(ticket.count)

@@ -30,6 +30,8 @@ from .workers import Kill, Worker
 #: Seconds for a process to stop, or to end, after the signal was sent. It takes
 #: well under a millisecond; a process in an uninterruptible wait takes longer.
 SIGNAL_BOUND: Final = 2.0
+#: Seconds that a thread of this process may hold a lock of the pool.
+LOCK_BOUND: Final = 0.05
 #: Seconds that a live reader is given to take what is in the task pipe.
 READER_BOUND: Final = 0.01
 
@@ -122,13 +124,15 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
     return True
 
 
-def release_if_taken(lock: Any) -> bool:
-    """Release a semaphore that only the dead can hold; return whether it was taken."""
-    if lock is None or not lock._semlock._is_zero():
-        return False
-    with contextlib.suppress(ValueError):
-        lock.release()
-    return True
+def free(lock: Any) -> None:
+    """Free a lock that a dead process may hold, when no live worker can hold it.
+
+    A thread of this process may hold it for a moment; so one that can be had
+    in `LOCK_BOUND` seconds is not touched.
+    """
+    if lock is not None and (lock.acquire(True, LOCK_BOUND) or lock._semlock._is_zero()):
+        with contextlib.suppress(ValueError):
+            lock.release()
 
 
 def take(lock: Any, timeout: float) -> bool:

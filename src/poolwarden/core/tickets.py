@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import TaskTimeoutError, WorkerLostError
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 #: A kind of outcome next to those of `worker.envelope`: the parent's own.
 VERDICT: Final = 0x80
 
+_NONE: Final[dict[int, Any]] = {}
+#: Tasks on their way that can have a slot each; the others' payloads go into
+#: files. More than a task pipe of 64 kB holds of small messages.
+SLOTS: Final = 512
+
 #: What ``losses="return"`` puts in the place of a result.
 LOSSES: Final = (WorkerLostError, TaskTimeoutError)
 
@@ -38,6 +44,10 @@ class Ticket:
         Names it everywhere: in messages, records and file names.
     key
         The host's own handle of the task.
+    function : callable or str
+        What the user submitted, or its name.
+    policy : Policy
+        The pool's at the time, with the task's own `limits`.
     base : int or None
         Index of its (first) item in the caller's iterable.
     count : int
@@ -57,34 +67,52 @@ class Ticket:
     """
 
     __slots__ = (
-        "base", "cancelled", "count", "data", "first", "flags", "function", "grace", "holes", "key", "losses",
-        "number", "retries", "sent", "site", "timeout", "tries", "verdict",
-    )  # fmt: skip
+        "base",
+        "cancelled",
+        "count",
+        "data",
+        "first",
+        "flags",
+        "function",
+        "holes",
+        "key",
+        "number",
+        "policy",
+        "sent",
+        "site",
+        "tries",
+        "verdict",
+    )
 
-    def __init__(self, number: int, key: Any, function: str, policy: Policy) -> None:
+    def __init__(
+        self, number: int, key: Any, function: Any, policy: Policy, base: int | None, flags: int
+    ) -> None:
         self.number = number
         self.key = key
         self.function = function
-        self.timeout = policy.timeout
-        self.grace = policy.grace
-        self.retries = policy.retries
-        self.losses = policy.losses
-        self.base: int | None = None
+        self.policy = policy
+        self.base = base
         self.count = 1
-        self.flags = 0
+        self.flags = flags
         self.data = b""
         self.first = 0
-        self.site: str | None = None
+        self.site: tuple[str, int] | None = None
         self.sent = False
         self.cancelled = False
         self.verdict: BaseException | None = None
-        self.holes: dict[int, BaseException] = {}
-        self.tries: dict[int, int] = {}
+        self.holes: dict[int, BaseException] = _NONE
+        self.tries: dict[int, int] = _NONE
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds it may run; 0 for one that is to be stopped."""
+        return 0.0 if self.cancelled else self.policy.timeout
 
     def info(self, item: int = 0) -> TaskInfo:
         """Return what errors and events say of the task, or of one item of it."""
         index = None if self.base is None else self.base + item
-        return TaskInfo(self.function, index, self.site, self.tries.get(item, 0) + self.sent)
+        site = None if self.site is None else "{}:{}".format(*self.site)
+        return TaskInfo(name_of(self.function), index, site, self.tries.get(item, 0) + self.sent)
 
     def call(self, folder: str) -> tuple[str, int, int, bytes, int]:
         """Return the arguments of `worker.envelope.run`."""
@@ -95,10 +123,14 @@ class Tickets:
     """The open tickets of one pool."""
 
     def __init__(self, folder: str, adapter: PoolAdapter) -> None:
-        self.folder = folder
         self.open: dict[int, Ticket] = {}
+        self.store = payload.Store(folder)
         self._adapter = adapter
+        self._folder = folder
         self._numbers = itertools.count(1)
+        # Numbers of slots, from 1. The one used last is used next: its memory
+        # is there already.
+        self._free_slots = list(range(SLOTS, 0, -1))
 
     def issue(
         self, key: Any, func: Any, call: Any, policy: Policy, *, flags: int = 0, base: int | None = None
@@ -123,21 +155,24 @@ class Tickets:
         Ticket
             With a verdict already if the call cannot be pickled.
         """
-        if overrides := overrides_of(func):
+        if type(func) is not FunctionType and (overrides := overrides_of(func)):
             policy = policy.merged(**overrides)
-        ticket = Ticket(next(self._numbers), key, name_of(func), policy)
-        ticket.base = base
+        # Only a plain function is kept: a partial or a bound method would keep
+        # arguments alive that the bare pool has let go.
+        function = func if type(func) is FunctionType else name_of(func)
+        ticket = Ticket(next(self._numbers), key, function, policy, base, flags)
         if flags & envelope.CHUNK:
             ticket.count = len(call[1])
-            if ticket.retries or ticket.losses == "return":
-                flags |= envelope.KEEP
-            if ticket.timeout is not None:
-                flags |= envelope.TIMED
-        ticket.flags = flags
+            if policy.retries or policy.losses == "return":
+                ticket.flags |= envelope.KEEP
+            if policy.timeout is not None:
+                ticket.flags |= envelope.TIMED
+        slot = self._take_slot()
+        ticket.flags |= slot << payload.SLOT_SHIFT
+        offset = 2 * payload.SLOT_MAX * (slot - 1) if slot else -1
         try:
-            beside, ticket.data = payload.dump(self._adapter.dumper, call, self.folder, f"c{ticket.number}")
-            if beside:
-                ticket.flags |= envelope.CALL_BESIDE
+            where, ticket.data = self._adapter.dumper.dump(call, self.store, f"c{ticket.number}", offset)
+            ticket.flags |= where
         except Exception as error:
             ticket.verdict = error
         self.open[ticket.number] = ticket
@@ -150,23 +185,35 @@ class Tickets:
         """
         ticket = self.open.pop(number, None)
         if ticket is None:
-            if kind & envelope.BESIDE:
-                payload.discard(self.folder, f"r{number}")
+            if kind & payload.FILE:
+                self.store.discard(f"r{number}")
             return None
         if kind != VERDICT:
-            ok, value = decode(ticket, kind, data, self.folder, self._adapter)
+            ok, value = decode(ticket, kind, data, self.store, self._adapter)
         else:
             # A chunk's holes are filled when its parts are put together.
             single = ticket.base is not None and not ticket.flags & envelope.CHUNK
-            ok = single and ticket.losses == "return" and isinstance(ticket.verdict, LOSSES)
+            ok = single and ticket.policy.losses == "return" and isinstance(ticket.verdict, LOSSES)
             value = ticket.verdict
-        if kind & envelope.BESIDE:
-            payload.discard(self.folder, f"r{number}")
-        if ticket.flags & envelope.CALL_BESIDE:
-            payload.discard(self.folder, f"c{number}")
-        if ticket.flags & envelope.KEEP:
-            payload.discard(self.folder, f"p{number}")
+        self._release(ticket, kind)
         return ticket, ok, value
+
+    def _take_slot(self) -> int:
+        try:
+            return self._free_slots.pop()
+        except IndexError:
+            return 0
+
+    def _release(self, ticket: Ticket, kind: int) -> None:
+        flags = ticket.flags
+        if slot := flags >> payload.SLOT_SHIFT:
+            self._free_slots.append(slot)
+        if kind & payload.FILE:
+            self.store.discard(f"r{ticket.number}")
+        if flags & payload.FILE:
+            self.store.discard(f"c{ticket.number}")
+        if flags & envelope.KEEP:
+            self.store.discard(f"p{ticket.number}")
 
     def host_failure(self, number: int, error: BaseException) -> tuple[int, int, bytes]:
         """Return the outcome of a task that the host itself failed, for `settle`."""
@@ -192,16 +239,16 @@ class Tickets:
             The kind of outcome to deliver now; None when the ticket is to be
             sent again, beginning with ``ticket.first``.
         """
-        payload.discard(self.folder, f"r{ticket.number}")
+        self.store.discard(f"r{ticket.number}")
         keeps = bool(ticket.flags & envelope.KEEP)
-        if keeps and item in payload.read_frames(f"{self.folder}/p{ticket.number}"):
+        if keeps and item in payload.read_frames(f"{self._folder}/p{ticket.number}"):
             ticket.first = item + 1
-        elif retry and ticket.tries.get(item, 0) < ticket.retries:
-            ticket.tries[item] = ticket.tries.get(item, 0) + 1
+        elif retry and not ticket.cancelled and ticket.tries.get(item, 0) < ticket.policy.retries:
+            ticket.tries = {**ticket.tries, item: ticket.tries.get(item, 0) + 1}
             ticket.first = item
             return None
-        elif keeps and ticket.losses == "return":
-            ticket.holes[item] = error
+        elif keeps and ticket.policy.losses == "return":
+            ticket.holes = {**ticket.holes, item: error}
             ticket.first = item + 1
         else:
             ticket.verdict = error
@@ -211,6 +258,8 @@ class Tickets:
 
 def name_of(func: Any) -> str:
     """Return a function's qualified name with its module, looking through wrappers."""
+    if isinstance(func, str):
+        return func
     while isinstance(func, (partial, Limited)):
         func = func.func if isinstance(func, partial) else func.__wrapped__
     name = getattr(func, "__qualname__", None) or type(func).__qualname__
@@ -218,8 +267,8 @@ def name_of(func: Any) -> str:
     return f"{module}.{name}"
 
 
-def caller_site(own_files: tuple[str, ...], frame: Any) -> str | None:
-    """Return ``file:line`` of the first frame outside the host's and our own code."""
+def caller_site(own_files: tuple[str, ...], frame: Any) -> tuple[str, int] | None:
+    """Return file and line of the first frame outside the host's and our own code."""
     while frame is not None and frame.f_code.co_filename.endswith(own_files):
         frame = frame.f_back
-    return None if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)

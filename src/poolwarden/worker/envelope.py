@@ -19,7 +19,7 @@ from time import monotonic_ns
 
 from .ledger import DONE, ITEM, PHASE, RETIRE, RUNNING, STARTED, TICKET
 from .member import Member, join, leave
-from .payload import append_frame, dump, load
+from .payload import SLOT_MAX, SLOT_SHIFT, Dumper, append_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,15 +34,14 @@ UNREADABLE: Final = 3  # the call cannot be unpickled: (type name, traceback tex
 EXIT: Final = 4  # a BaseException that is no Exception: (description, traceback text)
 TIMEOUT: Final = 5  # the soft timeout was raised and not caught: (traceback text,)
 PARTS: Final = 6  # every item of the chunk is in the chunk's file
-BESIDE: Final = 0x100  # flag: the bytes are in a file
 
-# Flags of a call.
-CALL_BESIDE: Final = 1
+# Flags of a call, next to those of `payload` that say where it is.
 CHUNK: Final = 2  # the payload is (function, items), not (function, args, kwds)
 STAR: Final = 4  # items are tuples of arguments
 TIMED: Final = 8  # the start of every item is recorded
 KEEP: Final = 16  # every item's result is kept in a file as soon as it is there
 
+_PLAIN: Final = Dumper(pickle.Pickler)
 _OWN_MODULES: Final = (__name__, f"{__package__}.payload", f"{__package__.rpartition('.')[0]}.limited")
 
 
@@ -94,7 +93,7 @@ def roll_call(folder: str) -> None:
 
 def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -> tuple[int, bytes]:
     try:
-        call = load(bool(flags & CALL_BESIDE), data, member.folder, f"c{ticket}")
+        call = member.store.load(flags, data, f"c{ticket}")
     except BaseException as error:
         return _pack(member, ticket, UNREADABLE, (type(error).__name__, _text(error)))
     try:
@@ -108,18 +107,24 @@ def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -
             value = func(*args, **kwds)
         member.in_task = False
         # Still under the same `except`: Ctrl-C may come while it pickles.
-        return _sendable(member, ticket, value)
+        return _sendable(member, ticket, flags, value)
     except BaseException as error:
         member.in_task = False
         return _failed(member, ticket, error)
 
 
-def _sendable(member: Member, ticket: int, value: Any) -> tuple[int, bytes]:
+def _sendable(member: Member, ticket: int, flags: int, value: Any) -> tuple[int, bytes]:
     try:
-        beside, outcome = dump(member.dumper, value, member.folder, f"r{ticket}")
+        where, outcome = member.dumper.dump(value, member.store, f"r{ticket}", _offset(flags))
     except Exception as error:
         return _unsendable(member, ticket, error, value, "")
-    return (VALUE | BESIDE if beside else VALUE), outcome
+    return VALUE | where, outcome
+
+
+def _offset(flags: int) -> int:
+    """Return where the task's half slot for its outcome begins, -1 if it has none."""
+    slot = flags >> SLOT_SHIFT
+    return 2 * SLOT_MAX * slot - SLOT_MAX if slot else -1
 
 
 def _run_chunk(member: Member, flags: int, call: Any) -> list[Any]:
@@ -159,7 +164,7 @@ def _run_and_keep(member: Member, ticket: int, flags: int, call: Any, first: int
             value = func(items[item])
             member.in_task = False
             try:
-                data = member.dumps(value)
+                data = member.dumper.dumps(value)
             except Exception as error:
                 return _unsendable(member, ticket, error, value, "")
             append_frame(file.fileno(), item, data)
@@ -191,7 +196,7 @@ def _failed(member: Member, ticket: int, error: BaseException) -> tuple[int, byt
     # pickled anyway.
     error.__traceback__ = None
     try:
-        pickled = member.dumps(error)
+        pickled = member.dumper.dumps(error)
     except Exception as why:
         return _unsendable(member, ticket, why, error, text)
     return _pack(member, ticket, ERROR, (name, text, pickled))
@@ -200,7 +205,7 @@ def _failed(member: Member, ticket: int, error: BaseException) -> tuple[int, byt
 def _unsendable(member: Member, ticket: int, why: Exception, what: Any, text: str) -> tuple[int, bytes]:
     why.__traceback__ = None
     try:
-        pickled = member.dumps(why)
+        pickled = member.dumper.dumps(why)
     except Exception:
         pickled = b""
     return _pack(member, ticket, UNSENDABLE, (_repr(why), _repr(what), text, pickled))
@@ -208,15 +213,11 @@ def _unsendable(member: Member, ticket: int, why: Exception, what: Any, text: st
 
 def _pack(member: Member, ticket: int, kind: int, parts: tuple[Any, ...]) -> tuple[int, bytes]:
     try:
-        beside, data = dump(_plain, parts, member.folder, f"r{ticket}")
+        where, data = _PLAIN.dump(parts, member.store, f"r{ticket}")
     except OSError as error:
         # No room anywhere: say so with what fits into the record.
-        beside, data = False, pickle.dumps((*("" for _ in parts[:-1]), str(error)))
-    return (kind | BESIDE if beside else kind), data
-
-
-def _plain(obj: Any, file: Any) -> None:
-    pickle.Pickler(file).dump(obj)
+        where, data = 0, pickle.dumps((*("" for _ in parts[:-1]), str(error)))
+    return kind | where, data
 
 
 def _text(error: BaseException) -> str:

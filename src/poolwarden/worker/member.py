@@ -8,22 +8,19 @@ through `join` with its first guarded task.
 from __future__ import annotations
 
 import importlib
-import io
 import os
 
 from . import ledger, signals
 from .ledger import LEFT, PHASE, SAFE_OPEN, Record
 from .orphan import die_with_parent
-from .payload import SPILL
+from .payload import SPILL, Dumper, Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-    from .payload import Dumper
-
-#: File in the pool's folder that names the host's pickler: ``module:function``.
+#: File in the pool's folder that names the host's pickler: ``module:class``.
 HOST_FILE: Final = "host"
 
 _members: dict[str, Member] = {}
@@ -36,24 +33,25 @@ class Member:
     ----------
     record : Record
         The flight recorder, shared with the parent.
-    dumper : callable
-        ``dumper(obj, file)``, the host's own pickler.
+    dumper : Dumper
+        Pickles as the host does.
     in_task : bool
         True while user code runs; only then may a signal raise in it.
     soft_error : BaseException or None
         The timeout that was raised inside the running task.
     """
 
-    __slots__ = ("dumper", "folder", "in_task", "record", "soft_error", "stack_file")
+    __slots__ = ("dumper", "folder", "in_task", "record", "soft_error", "stack_file", "store")
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.in_task = False
         self.soft_error: BaseException | None = None
         self.record = _make_record(folder)
+        self.store = Store(folder)
         with open(f"{folder}/{HOST_FILE}", encoding="utf-8") as file:
             module, _, name = file.read().partition(":")
-        self.dumper: Dumper = getattr(importlib.import_module(module), name)
+        self.dumper = Dumper(getattr(importlib.import_module(module), name))
         fd = os.open(
             f"{folder}/{os.getpid()}.stack", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_OPEN, 0o600
         )
@@ -62,12 +60,6 @@ class Member:
         self.record.cells[PHASE] = ledger.READY
         die_with_parent()
         _mark_orderly_exit(self)
-
-    def dumps(self, obj: Any) -> bytes:
-        """Return `obj` pickled with the host's pickler."""
-        file = io.BytesIO()
-        self.dumper(obj, file)
-        return file.getvalue()
 
     def chunk_file(self, ticket: int) -> Any:
         """Return a file for a chunk's results, opened for appending."""
