@@ -66,7 +66,8 @@ class TaskQueue:
             return
         tasks, set_length = entry
         site = caller_site(_OWN_FILES, sys._getframe(1))
-        if self._put == self._done and self.begun and isinstance(tasks, list) and self._room is not None:
+        nothing_waits = self._put == self._done and self.begun and self._room is not None
+        if nothing_waits and isinstance(tasks, list) and not self._is_too_heavy():
             self._send_directly(tasks[0], site)
         else:
             self._enqueue(Feed(self, tasks, set_length, site))
@@ -82,6 +83,7 @@ class TaskQueue:
 
     def poke(self) -> None:
         """Wake the task thread, so that it sees the tickets that are to be sent again."""
+        self.adapter.guard.tickets.relief.set()
         self._enqueue(Feed(self, (), None, None))
 
     def _send_directly(self, task: Any, site: tuple[str, int] | None) -> None:
@@ -121,22 +123,33 @@ class TaskQueue:
     def send_all(self, feed: Feed) -> None:
         """Send what is to be sent again, and a feed's tasks. Task thread."""
         self.begun = True
-        gate, handler = self.adapter.gate, self.adapter.task_handler
+        gate, handler, tickets = self.adapter.gate, self.adapter.task_handler, self.adapter.guard.tickets
+        own: Ticket | None = None
         while handler._state == self.adapter.module.RUN:
+            tickets.relief.clear()
             ticket = gate.next_again()
             if ticket is None:
-                try:
-                    task: Any = feed.next_task()
-                except StopIteration:
-                    if gate.again:
-                        continue
-                    return
-                ticket = self._issue(task, feed.site, feed)
+                if own is None:
+                    try:
+                        own = self._issue(feed.next_task(), feed.site, feed)
+                    except StopIteration:
+                        if gate.again:
+                            continue
+                        return
+                if self._is_too_heavy():
+                    # A look now and then, for the end of the pool.
+                    tickets.relief.wait(0.2)
+                    continue
+                ticket, own = own, None
             gate.enter()
             try:
                 self._send(ticket)
             finally:
                 gate.leave()
+
+    def _is_too_heavy(self) -> bool:
+        heavy = self.adapter.guard.tickets.heavy
+        return heavy > 0 and heavy > len(self.adapter.processes()) + 1
 
     def adopt_waiting(self) -> set[Any]:
         """Guard what was put before the guard came and has not been begun; return its jobs."""
@@ -163,7 +176,7 @@ class TaskQueue:
 
     def call_roll(self, count: int) -> None:
         """Let workers that are older than the guard join it before their first task."""
-        task = (("poolwarden", "roll"), 0, envelope.roll_call, (self.adapter.guard.folder,), {})
+        task: Any = (("poolwarden", "roll"), 0, envelope.roll_call, (self.adapter.guard.folder,), {})
         self._bare.put(([task] * count, None))
         self.poke()
 

@@ -9,6 +9,7 @@ thread. Taking a ticket out of the table is what decides who answers.
 from __future__ import annotations
 
 import itertools
+import threading
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 #: A kind of outcome next to those of `worker.envelope`: the parent's own.
 VERDICT: Final = 0x80
 
-_NONE: Final[dict[int, Any]] = {}
 #: Tasks on their way that can have a slot each; the others' payloads go into
 #: files. More than a task pipe of 64 kB holds of small messages.
 SLOTS: Final = 512
+
+#: Bytes of calls in files that may be on their way without holding up more.
+HEAVY: Final = 32 << 20
 
 #: What ``losses="return"`` puts in the place of a result.
 LOSSES: Final = (WorkerLostError, TaskTimeoutError)
@@ -66,23 +69,16 @@ class Ticket:
         How often each item was run again.
     """
 
-    __slots__ = (
-        "base",
-        "cancelled",
-        "count",
-        "data",
-        "first",
-        "flags",
-        "function",
-        "holes",
-        "key",
-        "number",
-        "policy",
-        "sent",
-        "site",
-        "tries",
-        "verdict",
-    )
+    # Defaults in the class, so that a plain task's ticket costs six stores.
+    count = 1
+    data = b""
+    first = 0
+    site: tuple[str, int] | None = None
+    sent = False
+    cancelled = False
+    verdict: BaseException | None = None
+    holes: dict[int, BaseException] = {}  # noqa: RUF012 - replaced, never changed
+    tries: dict[int, int] = {}  # noqa: RUF012 - replaced, never changed
 
     def __init__(
         self, number: int, key: Any, function: Any, policy: Policy, base: int | None, flags: int
@@ -92,16 +88,7 @@ class Ticket:
         self.function = function
         self.policy = policy
         self.base = base
-        self.count = 1
         self.flags = flags
-        self.data = b""
-        self.first = 0
-        self.site: tuple[str, int] | None = None
-        self.sent = False
-        self.cancelled = False
-        self.verdict: BaseException | None = None
-        self.holes: dict[int, BaseException] = _NONE
-        self.tries: dict[int, int] = _NONE
 
     @property
     def timeout(self) -> float | None:
@@ -128,6 +115,10 @@ class Tickets:
         self._adapter = adapter
         self._folder = folder
         self._numbers = itertools.count(1)
+        # Set when it may be less.
+        self.relief = threading.Event()
+        self._weighing = threading.Lock()
+        self._files = self._bytes = 0
         # Numbers of slots, from 1. The one used last is used next: its memory
         # is there already.
         self._free_slots = list(range(SLOTS, 0, -1))
@@ -173,6 +164,8 @@ class Tickets:
         try:
             where, ticket.data = self._adapter.dumper.dump(call, self.store, f"c{ticket.number}", offset)
             ticket.flags |= where
+            if where & payload.FILE:
+                self._weigh(ticket, 1)
         except Exception as error:
             ticket.verdict = error
         self.open[ticket.number] = ticket
@@ -212,8 +205,25 @@ class Tickets:
             self.store.discard(f"r{ticket.number}")
         if flags & payload.FILE:
             self.store.discard(f"c{ticket.number}")
+            self._weigh(ticket, -1)
         if flags & envelope.KEEP:
             self.store.discard(f"p{ticket.number}")
+
+    def _weigh(self, ticket: Ticket, sign: int) -> None:
+        with self._weighing:
+            self._files += sign
+            self._bytes += sign * int.from_bytes(ticket.data, "little")
+        self.relief.set()
+
+    @property
+    def heavy(self) -> int:
+        """How many calls lie in files, if those take so much room that few should be added; else 0.
+
+        The host's pipe holds 64 kB, and that is what keeps its feeding thread
+        from pickling a whole iterable of large items at once. A message that
+        only says where its payload lies takes hardly any room there.
+        """
+        return self._files if self._bytes > HEAVY else 0
 
     def host_failure(self, number: int, error: BaseException) -> tuple[int, int, bytes]:
         """Return the outcome of a task that the host itself failed, for `settle`."""

@@ -103,10 +103,11 @@ class Record:
 
     def store_outcome(self, ticket: int, kind: int, data: bytes) -> None:
         """Keep an outcome of at most `INLINE_MAX` bytes; the phase is the caller's."""
-        self._map[OUTCOME : OUTCOME + len(data)] = data
+        size = len(data)
+        self._map[OUTCOME : OUTCOME + size] = data
         cells = self.cells
         cells[OUT_KIND] = kind
-        cells[OUT_SIZE] = len(data)
+        cells[OUT_SIZE] = size
         cells[OUT_TICKET] = ticket
 
     def outcome(self) -> tuple[int, int, bytes]:

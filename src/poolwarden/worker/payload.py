@@ -148,43 +148,43 @@ class Dumper:
         Exception
             Whatever the pickler raises.
         """
-        for place in store.places:
-            pickler, sink = self._take()
-            sink.path = f"{place}/{name}"
-            try:
-                pickler.dump(obj)
-                where, data = sink.finish(store, offset)
-            except BaseException as error:
-                sink.reset()
-                store.discard(name)
-                # A full place is tried again in the next, from the beginning:
-                # what a pickler had not written yet is lost.
-                if isinstance(error, OSError) and is_full(error) and place != store.places[-1]:
-                    continue
+        try:
+            return self._dump(obj, store, store.places[0], name, offset)
+        except OSError as error:
+            # A full place is tried again in the other, from the beginning:
+            # what a pickler had not written yet is lost.
+            if not is_full(error) or len(store.places) == 1:
                 raise
+        return self._dump(obj, store, store.places[1], name, offset)
+
+    def _dump(self, obj: Any, store: Store, place: str, name: str, offset: int) -> tuple[int, bytes]:
+        if self._reuses and self._reducers != self._tables:
+            self._free.clear()
+            self._reducers = tuple(dict(table) for table in self._tables)  # type: ignore[arg-type]
+        try:
+            pickler, sink = self._free.pop()
+        except IndexError:
+            sink = Sink()
+            pickler = self._class(sink)
+        sink.place, sink.name = place, name
+        try:
+            pickler.dump(obj)
+            found = sink.finish(store, offset)
+        except BaseException:
             sink.reset()
-            if self._reuses:
-                # Now, not before the next use: the memo keeps the user's objects.
-                pickler.clear_memo()
-                self._free.append((pickler, sink))
-            return where, data
-        raise AssertionError("a store has at least one place")
+            store.discard(name)
+            raise
+        if self._reuses:
+            # Now, not before the next use: the memo keeps the user's objects.
+            pickler.clear_memo()
+            self._free.append((pickler, sink))
+        return found
 
     def dumps(self, obj: Any) -> bytes:
         """Return `obj` pickled, however large."""
         file = io.BytesIO()
         self._class(file).dump(obj)
         return file.getvalue()
-
-    def _take(self) -> tuple[Any, Sink]:
-        if self._reuses and self._reducers != self._tables:
-            self._free.clear()
-            self._reducers = tuple(dict(table) for table in self._tables)  # type: ignore[arg-type]
-        try:
-            return self._free.pop()
-        except IndexError:
-            sink = Sink()
-            return self._class(sink), sink
 
 
 class Sink:
@@ -194,10 +194,10 @@ class Sink:
     10 MB result is copied once, into the page cache.
     """
 
-    __slots__ = ("_fd", "_parts", "_size", "path")
+    __slots__ = ("_fd", "_parts", "_size", "name", "place")
 
     def __init__(self) -> None:
-        self.path = ""
+        self.place = self.name = ""
         self._parts: list[bytes] = []
         self._size = 0
         self._fd = -1
@@ -216,15 +216,20 @@ class Sink:
         return size
 
     def finish(self, store: Store, offset: int) -> tuple[int, bytes]:
-        """Return where the payload is, and it or its place."""
+        """Return where the payload is, and it or its place; be ready for the next."""
+        size, parts = self._size, self._parts
         if self._fd < 0:
-            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            if self._size <= INLINE_MAX:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            if size <= INLINE_MAX:
+                parts.clear()
+                self._size = 0
                 return 0, data
             if offset >= 0 and store.write_slot(offset, data):
-                return SLOT, offset.to_bytes(8, "little") + self._size.to_bytes(4, "little")
+                self.reset()
+                return SLOT, offset.to_bytes(8, "little") + size.to_bytes(4, "little")
             self._begin_file()
-        return FILE, b""
+        self.reset()
+        return FILE, size.to_bytes(8, "little")
 
     def reset(self) -> None:
         """Be ready for the next payload."""
@@ -235,7 +240,9 @@ class Sink:
             self._fd = -1
 
     def _begin_file(self) -> None:
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_OPEN, 0o600)
+        self._fd = os.open(
+            f"{self.place}/{self.name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_OPEN, 0o600
+        )
         _write_all(self._fd, b"".join(self._parts))
 
 
