@@ -229,7 +229,10 @@ class Run:
                 if not tally.wait(lambda: tally.outstanding == 0):
                     return
                 done += 1
-                spent += self._kill_idle(rng, idle_kills * done // rounds - spent)
+                due = idle_kills * done // rounds
+                spent += self._kill_idle(rng, due - spent)
+                while done == rounds and spent < due:
+                    spent += self._kill_idle(rng, due - spent) or due  # nobody there for a long time: give up
                 window = rng.choice(WINDOWS)
         thread.join(LEAVE)
 
