@@ -47,7 +47,7 @@ THREAD_BOUND: Final = 2.0
 
 _ATTRIBUTES: Final = (
     "_taskqueue", "_cache", "_inqueue", "_outqueue", "_change_notifier", "_terminate", "_pool", "_state",
-    "_task_handler", "_worker_handler",
+    "_task_handler", "_worker_handler", "_result_handler",
 )  # fmt: skip
 _STATIC: Final = ("processes", "pool", "initializer", "initargs")
 
@@ -139,6 +139,7 @@ class MultiprocessingPool(PoolAdapter):
         self._inqueue, self._outqueue = pool._inqueue, pool._outqueue
         self._notifier = pool._change_notifier
         self.task_handler, self._worker_handler = pool._task_handler, pool._worker_handler
+        self._result_handler = pool._result_handler
         self.quiet_cache = QuietCache(
             pool._cache, pool._worker_handler, pool._change_notifier, self.module.RUN
         )
@@ -242,7 +243,8 @@ class MultiprocessingPool(PoolAdapter):
             guard.births.release()
 
     def _mend(self, guard: Guard) -> None:
-        workers = [worker for worker in guard.live_workers() if not worker.has_ended()]
+        known = guard.live_workers()
+        workers = [worker for worker in known if not worker.has_ended()]
         pipe = self._inqueue._reader.fileno()
         readers: set[Worker] = set()
         if plumbing.wait_until(lambda: not self.gate.busy, plumbing.READER_BOUND):
@@ -251,9 +253,11 @@ class MultiprocessingPool(PoolAdapter):
         kept = plumbing.kill_all_but(
             workers, lambda w: w in readers or plumbing.is_harmless(w) or self.older_tasks.may_be_run_by(w)
         )
-        seen = [worker.snapshot() for worker in kept]
-        running = {snapshot.ticket for snapshot in seen if snapshot.phase == RUNNING}
-        for worker in set(workers).difference(kept):
+        # With those that have died meanwhile, and those that have finished and
+        # wait to send: their tasks had begun as well.
+        seen = [worker.snapshot() for worker in known]
+        begun = {snapshot.ticket for snapshot in seen if snapshot.phase >= RUNNING}
+        for worker in set(known).difference(kept):
             guard.deliver_last_outcome(worker)
         plumbing.free(getattr(self._outqueue, "_wlock", None))
         read_lock = getattr(self._inqueue, "_rlock", None)
@@ -265,19 +269,25 @@ class MultiprocessingPool(PoolAdapter):
         if dry:
             self.drain(lambda: not self.gate.busy)
         unstarted = [
-            ticket
+            (ticket, ticket.sendings)
             for ticket in list(guard.tickets.open.values())
-            if ticket.sent and ticket.verdict is None and ticket.number not in running
+            if ticket.sent and ticket.verdict is None and ticket.number not in begun
         ]
         # What the result thread has still to handle may answer some of these.
-        self.post((Barrier(self.cache, lambda: self._resend_unanswered(unstarted)).job, 0, None))
+        self.post((Barrier(self.quiet_cache, lambda: self._resend_unanswered(unstarted)).job, 0, None))
         if dry and read_lock is not None:
             read_lock.release()
 
-    def _resend_unanswered(self, tickets: list[Ticket]) -> None:
+    def _resend_unanswered(self, tickets: list[tuple[Ticket, int]]) -> None:
         open_tickets = self.guard.tickets.open
+        # Another repair may have had the same tickets on its list.
         self.resend(
-            [ticket for ticket in tickets if ticket.number in open_tickets and ticket.verdict is None]
+            ticket
+            for ticket, sendings in tickets
+            if ticket.number in open_tickets
+            and ticket.verdict is None
+            and ticket.sent
+            and ticket.sendings == sendings
         )
         self.older_tasks.after_repair()
 
@@ -322,20 +332,26 @@ class MultiprocessingPool(PoolAdapter):
             self._put_down()
         except Exception:
             log.exception("poolwarden: could not end the workers; the pool tries by itself")
+        if not self._result_handler.is_alive():
+            # The pool asserts that nothing is left then.
+            self._fail_the_rest()
         try:
             self._terminate_bare(*args)
         finally:
             self._forget()
-            for result in list(self.cache.values()):
-                tickets = [
-                    ticket for ticket in self.guard.tickets.open.values() if ticket.key[0] == result._job
-                ]
-                info = tickets[0].info() if tickets else None
-                fail_result(
-                    result, verdicts.pool_broken("it was terminated before the task ended", task=info)
-                )
+            self._fail_the_rest()
             self._mailbox.close()
             self.guard.close()
+
+    def _fail_the_rest(self) -> None:
+        """Answer whatever was not answered; the result thread has ended."""
+        open_tickets = list(self.guard.tickets.open.values())
+        for result in list(self.cache.values()):
+            if isinstance(result, Barrier):
+                self.cache.pop(result.job, None)
+                continue
+            info = next((ticket.info() for ticket in open_tickets if ticket.key[0] == result._job), None)
+            fail_result(result, verdicts.pool_broken("it was terminated before the task ended", task=info))
 
     def _put_down(self) -> None:
         guard = self.guard

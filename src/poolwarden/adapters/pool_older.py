@@ -90,7 +90,7 @@ class OlderTasks:
         if adapter.guard.closed:
             return
         adapter.line.call_roll(len(adapter.guard.live_workers()))
-        adapter.post((Barrier(adapter.cache, self.after_repair).job, 0, None))
+        adapter.post((Barrier(adapter.quiet_cache, self.after_repair).job, 0, None))
 
     def on_exits(self, tokens: list[Any]) -> None:
         """Watch nothing."""

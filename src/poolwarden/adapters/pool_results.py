@@ -59,6 +59,9 @@ class QuietCache:
         self._notifier = notifier
         self._running = running
 
+    def __setitem__(self, job: Any, result: Any) -> None:
+        self._cache[job] = result
+
     def __delitem__(self, job: Any) -> None:
         dict.__delitem__(self._cache, job)
         # If the pool is closed right after this look, close() wakes the handler.
@@ -117,11 +120,10 @@ class Barrier:
 
     _numbers = itertools.count()
 
-    def __init__(self, cache: dict[Any, Any], reached: Callable[[], None]) -> None:
+    def __init__(self, cache: QuietCache, reached: Callable[[], None]) -> None:
         self.job = ("poolwarden", next(self._numbers))
         self._cache = cache
         self._reached = reached
-        self._job = self.job
         cache[self.job] = self
 
     def _set(self, index: int, outcome: object) -> None:
@@ -130,4 +132,4 @@ class Barrier:
         except BaseException:
             log.exception("poolwarden: internal error after a repair")
         # Last: an empty cache lets a closed pool end.
-        self._cache.pop(self.job, None)
+        del self._cache[self.job]

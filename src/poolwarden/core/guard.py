@@ -98,6 +98,7 @@ class Guard:
     def sending(self, ticket: Ticket) -> None:
         """Note that a ticket's message is about to be written."""
         ticket.sent = True
+        ticket.sendings += 1
         if ticket.timeout is not None:
             self.deadlines.expect(ticket.timeout)
 
@@ -219,7 +220,10 @@ class Guard:
         code = worker.exit_code(0.5 if _reaped_elsewhere(worker) else 0.02)
         worker.settle_exit_code(code)
         suspect = False
-        if seen.phase == ledger.RUNNING:
+        if seen.phase == ledger.RUNNING and worker.outcome()[0] == seen.ticket:
+            # It died between storing the outcome and saying so.
+            self.deliver_last_outcome(worker)
+        elif seen.phase == ledger.RUNNING:
             self._lose_task(worker, seen, code)
         elif seen.phase in (ledger.DONE, ledger.LEFT):
             self.deliver_last_outcome(worker)

@@ -24,6 +24,9 @@ _CALLS = {
     "ppc64le": {3: "read", 221: "futex"},
     "s390x": {3: "read", 238: "futex"},
 }.get(platform.machine(), {})
+# Source: linux/futex.h (FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_CMD_MASK).
+_FUTEX_COMMAND = 0x7F
+_FUTEX_WAITS = (0, 9)
 
 
 class Handle:
@@ -95,8 +98,12 @@ class Handle:
         """
         try:
             with open(f"/proc/{self.pid}/syscall", encoding="ascii") as file:
-                number, argument = file.read().split()[:2]
-            return _CALLS.get(int(number), ""), int(argument, 16)
+                number, first, second = file.read().split()[:3]
+            name = _CALLS.get(int(number), "")
+            # The same call wakes others: who releases a semaphore is in it too.
+            if name == "futex" and int(second, 16) & _FUTEX_COMMAND not in _FUTEX_WAITS:
+                name = ""
+            return name, int(first, 16)
         except (OSError, ValueError):
             return "", 0
 

@@ -59,6 +59,8 @@ class Ticket:
         The item that a worker has to begin with; earlier ones are finished.
     sent : bool
         True from just before its message is written until it is to be sent again.
+    sendings : int
+        How often its message was written.
     cancelled : bool
         True once the user asked for it to be stopped.
     verdict : BaseException or None
@@ -75,6 +77,7 @@ class Ticket:
     first = 0
     site: tuple[str, int] | None = None
     sent = False
+    sendings = 0
     cancelled = False
     verdict: BaseException | None = None
     holes: dict[int, BaseException] = {}  # noqa: RUF012 - replaced, never changed
