@@ -233,11 +233,11 @@ class MultiprocessingPool(PoolAdapter):
         try:
             if self._ending:
                 return
-            if not self.task_handler.is_alive():
+            if self.task_handler.is_alive():
+                self.gate.shut()
+                self._mend(guard)
+            if not self._worker_handler.is_alive():
                 self._end_idle_workers(guard)
-                return
-            self.gate.shut()
-            self._mend(guard)
         finally:
             self.gate.open()
             guard.births.release()
@@ -305,7 +305,11 @@ class MultiprocessingPool(PoolAdapter):
         self.older_tasks.rescue(bytes(left))
 
     def _end_idle_workers(self, guard: Guard) -> None:
-        """The pool is closed and everything was answered: nobody is needed any more."""
+        """End who is left of a pool that is closed and has answered everything.
+
+        What tells a worker to leave may have been lost with the dead one, or
+        in the repair.
+        """
         workers = guard.live_workers()
         plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), TERM_BOUND)
         for worker in workers:

@@ -95,24 +95,28 @@ class Watchdog:
                 timeout = None
                 if self._sleeps_until != float("inf"):
                     timeout = max(0.0, self._sleeps_until - time.monotonic())
-            ready = self._wait(waited, timeout)
-            exits: dict[Owner, list[Hashable]] = {}
-            with self._lock:
-                self._sleeps_until = float("-inf")
-                if self._kicked:
-                    self._reader.recv_bytes()
-                    self._kicked = False
-                for fd in ready:
-                    if isinstance(fd, int) and (entry := self._watched.pop(fd, None)) is not None:
-                        exits.setdefault(entry[0], []).append(entry[1])
-                now = time.monotonic()
-                due = [owner for owner, when in self._deadlines.items() if when <= now]
-                for owner in due:
-                    del self._deadlines[owner]
-            for owner, tokens in exits.items():
-                self._protected(owner, owner.on_exits, tokens)
+            # Not in this frame: while it sleeps, nothing here may keep a guard,
+            # and with it a pool's pipes, alive.
+            self._handle(self._wait(waited, timeout))
+
+    def _handle(self, ready: list[Any]) -> None:
+        exits: dict[Owner, list[Hashable]] = {}
+        with self._lock:
+            self._sleeps_until = float("-inf")
+            if self._kicked:
+                self._reader.recv_bytes()
+                self._kicked = False
+            for fd in ready:
+                if isinstance(fd, int) and (entry := self._watched.pop(fd, None)) is not None:
+                    exits.setdefault(entry[0], []).append(entry[1])
+            now = time.monotonic()
+            due = [owner for owner, when in self._deadlines.items() if when <= now]
             for owner in due:
-                self._protected(owner, owner.on_deadline)
+                del self._deadlines[owner]
+        for owner, tokens in exits.items():
+            self._protected(owner, owner.on_exits, tokens)
+        for owner in due:
+            self._protected(owner, owner.on_deadline)
 
     def _wait(self, waited: list[Any], timeout: float | None) -> list[Any]:
         try:
