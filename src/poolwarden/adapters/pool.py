@@ -236,11 +236,14 @@ class MultiprocessingPool(PoolAdapter):
             if self.task_handler.is_alive():
                 self.gate.shut()
                 self._mend(guard)
-            if not self._worker_handler.is_alive():
-                self._end_idle_workers(guard)
         finally:
             self.gate.open()
             guard.births.release()
+        if self._worker_handler._state != self.module.RUN:
+            # What tells the workers of a closed pool to leave may have been
+            # lost with the dead one, or in this repair; and not yet be missed.
+            self._end_idle_workers()
+            guard.call_later(TERM_BOUND, self._end_idle_workers)
 
     def _mend(self, guard: Guard) -> None:
         known = guard.live_workers()
@@ -304,13 +307,11 @@ class MultiprocessingPool(PoolAdapter):
         plumbing.wait_until(step, timeout)
         self.older_tasks.rescue(bytes(left))
 
-    def _end_idle_workers(self, guard: Guard) -> None:
-        """End who is left of a pool that is closed and has answered everything.
-
-        What tells a worker to leave may have been lost with the dead one, or
-        in the repair.
-        """
-        workers = guard.live_workers()
+    def _end_idle_workers(self) -> None:
+        """End who is left of a pool that is closed and has answered everything."""
+        if self._worker_handler.is_alive():
+            return
+        workers = self.guard.live_workers()
         plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), TERM_BOUND)
         for worker in workers:
             worker.send(signal.SIGKILL)

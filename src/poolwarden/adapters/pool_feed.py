@@ -9,6 +9,7 @@ else goes through that thread, as in the bare pool.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import pickle
@@ -93,7 +94,8 @@ class TaskQueue:
         except BaseException:
             # Ctrl-C while it is pickled: without this, the pool would wait for
             # the task at its end.
-            self.adapter.cache.pop(task[0], None)
+            with contextlib.suppress(KeyError):
+                del self.adapter.quiet_cache[task[0]]
             raise
         if ticket.verdict is not None:
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..policy import Policy
@@ -71,7 +72,7 @@ class Guard:
         self.deadlines = Deadlines(self)
         self._workers: dict[int, Worker] = {}  # by id() of the host's process object
         self._oom = OomWatch()
-        self._repair_wanted = False
+        self._later: list[tuple[float, Callable[[], None]]] = []
         # Not shared with any process. Re-entrant: the last reference to a pool
         # may be dropped in the watchdog's own thread.
         self._watching = threading.RLock()
@@ -150,8 +151,13 @@ class Guard:
             worker.set_cells(RETIRE=1)
         if strays:
             # Those that are idle are ended by a repair.
-            self._repair_wanted = True
-            watchdog().schedule(self, time.monotonic())
+            self.call_later(0.0, self._repair)
+
+    def call_later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Have the watchdog call `action` in some seconds, unless the pool ends before."""
+        when = time.monotonic() + seconds
+        self._later.append((when, action))
+        watchdog().schedule(self, when)
 
     def retire(self) -> None:
         """Stop watching, and go on reading answers to what is on its way."""
@@ -198,9 +204,10 @@ class Guard:
         with self._watching:
             if self.closed:
                 return
-            if self._repair_wanted:
-                self._repair_wanted = False
-                self._repair()
+            now = time.monotonic()
+            for entry in [entry for entry in self._later if entry[0] <= now]:
+                self._later.remove(entry)
+                entry[1]()
             self.deadlines.look()
 
     def _repair(self) -> None:
