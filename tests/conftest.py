@@ -40,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
         leaks.adopt_orphans()
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let ``-k IdleWorkerDies`` find the tests that a host inherits from that theme."""
+    function = getattr(item, "function", None)
+    item.extra_keyword_matches.add(getattr(function, "__qualname__", "").partition(".")[0])
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Fill in `start_method`, `way` and `blocking` from what the host's binding says it has."""
     binding = getattr(metafunc.cls, "binding", None)

@@ -46,25 +46,25 @@ def _one_by_one(submit: Callable[..., Callable[[], Any]]) -> Way:
     return Way(call, separate=True, indexed=False)
 
 
-def _all_at_once(get: Callable[[Any, Callable[..., Any], list[Any]], list[Any]]) -> Way:
+def _all_at_once(get: Callable[[Any, Callable[..., Any], list[Any], int], list[Any]], chunk: int) -> Way:
     """Return a way that answers with all results or one error."""
 
     def call(pool: Any, func: Callable[..., Any], items: list[Any]) -> Answers:
         answers = Answers()
-        answers.collect(lambda: get(pool, func, items))
+        answers.collect(lambda: get(pool, func, items, chunk))
         if answers.values:
             answers.values = answers.values[0]
         return answers
 
-    return Way(call, separate=False, indexed=True)
+    return Way(call, separate=False, indexed=True, chunk=chunk)
 
 
-def _one_after_another(iterate: Callable[[Any, Callable[..., Any], list[Any]], Any]) -> Way:
-    """Return a way that yields results."""
+def _one_after_another(iterate: Callable[[Any, Callable[..., Any], list[Any], int], Any], chunk: int) -> Way:
+    """Return a way that yields results; with chunks it is a generator, which an error ends."""
 
     def call(pool: Any, func: Callable[..., Any], items: list[Any]) -> Answers:
         started, answers = Answers(), Answers()
-        started.collect(lambda: iterate(pool, func, items))
+        started.collect(lambda: iterate(pool, func, items, chunk))
         answers.errors += started.errors
         for iterator in started.values:
             while _END not in answers.values[-1:]:
@@ -73,10 +73,15 @@ def _one_after_another(iterate: Callable[[Any, Callable[..., Any], list[Any]], A
             answers.values.pop()
         return answers
 
-    return Way(call, separate=True, indexed=True)
+    return Way(call, separate=chunk == 1, indexed=True, chunk=chunk)
 
 
 _END = object()
+
+
+def _map(pool: Any, func: Callable[..., Any], items: list[Any], chunk: int) -> list[Any]:
+    results: list[Any] = within(DEADLINE, pool.map, func, items, chunk)
+    return results
 
 
 def _pairs(items: list[Any]) -> list[tuple[Any]]:
@@ -91,15 +96,17 @@ class BindPool(PoolBinding):
     ways: ClassVar = {
         "apply": _one_by_one(lambda pool, f, x: partial(within, DEADLINE, pool.apply, f, (x,))),
         "apply_async": _one_by_one(lambda pool, f, x: partial(pool.apply_async(f, (x,)).get, DEADLINE)),
-        "map": _all_at_once(lambda pool, f, xs: within(DEADLINE, pool.map, f, xs, 1)),
-        "map-chunks": _all_at_once(lambda pool, f, xs: within(DEADLINE, pool.map, f, xs, 3)),
-        "map_async": _all_at_once(lambda pool, f, xs: pool.map_async(f, xs, 2).get(DEADLINE)),
-        "starmap": _all_at_once(lambda pool, f, xs: within(DEADLINE, pool.starmap, f, _pairs(xs), 3)),
-        "starmap_async": _all_at_once(lambda pool, f, xs: pool.starmap_async(f, _pairs(xs), 1).get(DEADLINE)),
-        "imap": _one_after_another(lambda pool, f, xs: pool.imap(f, xs)),
-        "imap-chunks": _one_after_another(lambda pool, f, xs: pool.imap(f, xs, 3)),
-        "imap_unordered": _one_after_another(lambda pool, f, xs: pool.imap_unordered(f, xs)),
-        "imap_unordered-chunks": _one_after_another(lambda pool, f, xs: pool.imap_unordered(f, xs, 3)),
+        "map": _all_at_once(_map, 1),
+        "map-chunks": _all_at_once(_map, 3),
+        "map_async": _all_at_once(lambda pool, f, xs, n: pool.map_async(f, xs, n).get(DEADLINE), 2),
+        "starmap": _all_at_once(lambda pool, f, xs, n: within(DEADLINE, pool.starmap, f, _pairs(xs), n), 3),
+        "starmap_async": _all_at_once(
+            lambda pool, f, xs, n: pool.starmap_async(f, _pairs(xs), n).get(DEADLINE), 1
+        ),
+        "imap": _one_after_another(Pool.imap, 1),
+        "imap-chunks": _one_after_another(Pool.imap, 3),
+        "imap_unordered": _one_after_another(Pool.imap_unordered, 1),
+        "imap_unordered-chunks": _one_after_another(Pool.imap_unordered, 3),
     }
 
     blocking: ClassVar = {

@@ -16,6 +16,9 @@ module                rows
 `healthy`             nothing goes wrong, and nothing is different
 ====================  ===========================================================
 
+``pytest -k IdleWorkerDies`` runs one theme for every host, by the name of its
+class.
+
 A host takes part with a subclass of `binding.PoolBinding`. `tasks` holds what
 runs in workers, `programs` what has to run as a program of its own, `waiting`
 every bound, `leaks` the check that runs after each test of the whole run.

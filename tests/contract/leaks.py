@@ -16,7 +16,6 @@ import multiprocessing.resource_tracker
 import os
 import re
 import signal
-import tempfile
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -153,14 +152,15 @@ def descriptors() -> Counter[str]:
 
 
 def files() -> set[str]:
-    """Return poolwarden's own files of this process, in all places it may use."""
-    places = {"/dev/shm", tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/dev/shm")}
-    mine = re.compile(rf"(?<!\d){os.getpid()}(?!\d)")
+    """Return poolwarden's files of this process: each of its folders is held by an open, locked file."""
     found: set[str] = set()
-    for place in places:
-        for folder in Path(place).glob("poolwarden*"):
-            if mine.search(folder.name):
-                found.update(map(str, [folder, *folder.rglob("*")]))
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:
+            continue
+        if path.parent.name.startswith("poolwarden"):
+            found.update(map(str, path.parent.rglob("*")))
     return found
 
 

@@ -89,18 +89,16 @@ def test_descriptors(before: Snapshot, make: Any) -> None:
     assert left_since(before) == ""
 
 
-def test_a_file_of_this_process(before: Snapshot) -> None:
-    path = Path(f"/dev/shm/poolwarden-test-{os.getpid()}")
-    path.touch()
-    assert f"file {path}" in left_since(before)
-    path.unlink()
-
-
-def test_files_of_other_processes_are_theirs(before: Snapshot) -> None:
-    path = Path(f"/dev/shm/poolwarden-test-{os.getpid()}0")
-    path.touch()
+def test_files_of_this_process_and_no_others(before: Snapshot, tmp_path: Path) -> None:
+    mine, other = tmp_path / "poolwarden-mine", tmp_path / "poolwarden-other"
+    for folder in (mine, other):
+        folder.mkdir()
+        (folder / "record").touch()
+    with open(mine / "owner", "w"):
+        left = left_since(before)
+        assert f"file {mine}/record" in left
+        assert str(other) not in left
     assert left_since(before) == ""
-    path.unlink()
 
 
 def test_a_call_that_does_not_end_is_shown() -> None:
