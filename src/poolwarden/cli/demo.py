@@ -184,6 +184,7 @@ async def observe(key: str, host: str, mode: str, patience: float) -> Seen:
             env=environment,
             start_new_session=True,
         )
+        assert child.stdin is not None
         assert child.stdout is not None
         try:
             seen.started = bool(await asyncio.wait_for(child.stdout.readline(), START))
@@ -192,7 +193,7 @@ async def observe(key: str, host: str, mode: str, patience: float) -> Seen:
         except asyncio.TimeoutError:  # the built-in one only since 3.11
             seen.stopped_after = time.monotonic() - fault if seen.started else START
         finally:
-            await _stop(child, child.stdout)
+            await asyncio.wait_for(_stop(child, child.stdin, child.stdout), START)
         seen.status = child.returncode
         complaints.seek(0)
         seen.complaints = complaints.read().decode(errors="replace")
@@ -207,10 +208,18 @@ async def _listen(output: asyncio.StreamReader, seen: Seen) -> None:
             setattr(seen, name, value)
 
 
-async def _stop(child: asyncio.subprocess.Process, output: asyncio.StreamReader) -> None:
-    """Kill what is left of the group of `child`, and reap the child itself."""
+async def _stop(
+    child: asyncio.subprocess.Process, feed: asyncio.StreamWriter, output: asyncio.StreamReader
+) -> None:
+    """Kill what is left of the group of `child`, reap the child, close its pipes."""
     # At the end of its output nobody of the group is left, and its number may belong to somebody else by now.
     if not output.at_eof():
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-    await asyncio.wait_for(child.wait(), START)
+    # asyncio closes its ends of the pipes some time after the process is reaped; when the loop is closed
+    # before that, each of them warns.
+    feed.close()
+    with suppress(BrokenPipeError, ConnectionResetError):
+        await feed.wait_closed()
+    await output.read()
+    await child.wait()
