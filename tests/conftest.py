@@ -27,6 +27,8 @@ BOUND = 60.0
 #: Seconds after which a test that outlived its first alarm is interrupted again.
 AGAIN = 5.0
 
+FAILED = pytest.StashKey[bool]()
+
 MARKERS = (
     "bound(seconds): how long one test may take before it is ended",
     "every_start_method: run under each start method the host has, instead of the first alone",
@@ -61,16 +63,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("blocking", binding.blocking)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
+    report: pytest.TestReport = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
 @pytest.fixture(autouse=True)
-def nothing_left(warm: None) -> Iterator[None]:
-    """Fail a test that leaves processes, threads, descriptors or files behind."""
+def nothing_left(warm: None, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves processes, threads, descriptors or files behind.
+
+    A test that has failed is cleaned up after and not blamed a second time: its
+    traceback alone keeps its pools.
+    """
     if sys.platform != "linux":
         yield
         return
     before = leaks.Snapshot.take()
     yield
     left = leaks.what_is_left(before)
-    if left:
+    if left and FAILED not in request.node.stash:
         pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from poolwarden import guard
-from tests.contract.waiting import DEADLINE
+from tests.contract.waiting import DEADLINE, all_asleep
 
 
 @dataclass
@@ -135,6 +135,10 @@ class PoolBinding:
     def worker_pids(self, pool: Any) -> list[int]:
         """Return the pids of the workers the pool has now."""
         raise NotImplementedError
+
+    def idle_pids(self, pool: Any, count: int = 2) -> list[int]:
+        """Return the pids of all `count` workers of a pool once all of them are there and idle."""
+        return all_asleep(lambda: self.worker_pids(pool), count)
 
     def close(self, pool: Any) -> None:
         """End a pool the orderly way and wait: what was submitted is done first."""

@@ -19,7 +19,7 @@ from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.binding import PoolBinding, Way
 from tests.contract.leaks import files
 from tests.contract.tasks import Noted, raise_two_arguments, same, square
-from tests.contract.waiting import ENDING, all_asleep, all_gone, eventually, within
+from tests.contract.waiting import ENDING, all_gone, eventually, within
 
 UNCLOSED = pytest.mark.filterwarnings("ignore:unclosed running.*pool:ResourceWarning")
 
@@ -79,8 +79,7 @@ def _running_worker_just_killed(host: PoolBinding, pool: Any) -> None:
 @past
 def _idle_workers_killed(host: PoolBinding, pool: Any) -> None:
     serves(host, pool)
-    all_asleep(host.worker_pids(pool))
-    for pid in host.worker_pids(pool):
+    for pid in host.idle_pids(pool):
         os.kill(pid, signal.SIGKILL)
 
 

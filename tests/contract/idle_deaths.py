@@ -18,7 +18,7 @@ from poolwarden.testing import on_pickle, on_unpickle
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.binding import Answers, PoolBinding
 from tests.contract.tasks import HeldUntil, Noted, Returning, payload, same, size_of, square
-from tests.contract.waiting import ENDING, all_asleep, all_gone, within
+from tests.contract.waiting import ENDING, all_gone, within
 
 LARGE = 64 << 20
 
@@ -39,9 +39,7 @@ class IdleWorkerDies(ContractBase):
         for turn in range(3):
             if used:
                 serves(host, pool)
-            pids = host.worker_pids(pool)
-            all_asleep(pids)
-            kill(pids[turn])
+            kill(host.idle_pids(pool, 3)[turn])
             assert host.result(host.submit(pool, square, turn)) == turn * turn
             serves(host, pool)
 
@@ -51,10 +49,8 @@ class IdleWorkerDies(ContractBase):
         pool = make_pool(3)
         if used:
             serves(host, pool)
-        pids = host.worker_pids(pool)
-        all_asleep(pids)
 
-        kill(*pids)
+        kill(*host.idle_pids(pool, 3))
 
         handles = [host.submit(pool, square, n) for n in range(10)]
         assert [host.result(handle) for handle in handles] == [n * n for n in range(10)]
@@ -67,16 +63,14 @@ class IdleWorkerDies(ContractBase):
         for number in range(1 if all_of_them else 2):
             pool = make_pool(usable_after=False)
             serves(host, pool)
-            pids = host.worker_pids(pool)
-            all_asleep(pids)
+            pids = host.idle_pids(pool)
             kill(*(pids if all_of_them else [pids[number]]))
             within(ENDING, host.endings()[ending], pool)
 
     def test_an_orderly_signal_is_as_good_as_a_kill(self, host: PoolBinding, make_pool: Pools) -> None:
         pool = make_pool()
         serves(host, pool)
-        pids = host.worker_pids(pool)
-        all_asleep(pids)
+        pids = host.idle_pids(pool)
 
         for pid in pids:
             os.kill(pid, signal.SIGTERM)

@@ -25,7 +25,7 @@ from poolwarden import WorkerLostError
 from poolwarden.testing import deaf, die, fill_memory, hang, hold_gil, kill_self, spin
 from tests.contract.binding import PoolBinding
 from tests.contract.tasks import HeldUntil, Noted, square
-from tests.contract.waiting import DEADLINE, ENDING, all_asleep, all_gone, eventually, lines_of, within
+from tests.contract.waiting import DEADLINE, ENDING, all_gone, eventually, lines_of, within
 
 FAULTS = {"hang": hang, "spin": spin, "hold_gil": hold_gil, "deaf": lambda: deaf(hold_gil())}
 
@@ -76,8 +76,7 @@ def interrupted_idle(host: PoolBinding, method: str) -> None:
     """Wait for something else while the pool is idle, until Ctrl-C."""
     with host.make_pool(2, method) as pool:
         serves(host, pool)
-        all_asleep(host.worker_pids(pool))
-        tell(workers=host.worker_pids(pool))
+        tell(workers=host.idle_pids(pool))
         time.sleep(DEADLINE)
 
 
@@ -94,9 +93,7 @@ def deaths(host: PoolBinding, method: str, path: str) -> None:
     os.kill(int(lines_of(path)[0].split()[0]), signal.SIGKILL)
     loses(host, stuck)
     for _ in range(2):
-        pids = host.worker_pids(pool)
-        all_asleep(pids)
-        for pid in pids:
+        for pid in host.idle_pids(pool):
             os.kill(pid, signal.SIGKILL)
         serves(host, pool)
     pids = host.worker_pids(pool)
@@ -158,8 +155,7 @@ def exits_with_the_pool_open(host: PoolBinding, method: str, path: str, past: st
     if past == "lost":
         host.submit(pool, kill_self())
     elif past == "idle_killed":
-        all_asleep(workers)
-        for pid in workers:
+        for pid in host.idle_pids(pool):
             os.kill(pid, signal.SIGKILL)
     elif past in FAULTS:
         host.submit(pool, Noted(path, FAULTS[past]()))

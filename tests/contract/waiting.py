@@ -91,6 +91,12 @@ def all_gone(pids: list[int], seconds: float = ENDING) -> None:
         raise AssertionError(f"still there after {seconds:g} s: {left} (of {pids})") from None
 
 
-def all_asleep(pids: list[int]) -> None:
-    """Return when each of the processes sleeps, as an idle worker does."""
-    eventually(lambda: all(state_of(pid) == "S" for pid in pids), f"workers {pids} idle")
+def all_asleep(pids: Callable[[], list[int]], count: int) -> list[int]:
+    """Return the pids once there are `count` of them and each process sleeps, as an idle worker does."""
+
+    def asleep() -> list[int]:
+        found = pids()
+        return found if len(found) == count and all(state_of(pid) == "S" for pid in found) else []
+
+    found: list[int] = eventually(asleep, f"{count} idle workers")
+    return found
