@@ -146,7 +146,7 @@ class Guard:
         A fork server that dies takes the host's knowledge of its workers with
         it; they live on, and nobody would ever stop them.
         """
-        strays = self.adapter.stray_workers(self.live_workers())
+        strays = [worker for worker in self.adapter.stray_workers(self.live_workers()) if not worker.has_ended()]
         for worker in strays:
             worker.set_cells(RETIRE=1)
         if strays:

@@ -139,7 +139,9 @@ def _mark_orderly_exit(member: Member) -> None:
     from multiprocessing import util
 
     def mark() -> None:
-        member.record.cells[PHASE] = LEFT
+        # Not over FAILED: a failed initializer ends in an orderly exit as well.
+        if member.record.cells[PHASE] != ledger.FAILED:
+            member.record.cells[PHASE] = LEFT
 
     util.Finalize(None, mark, exitpriority=1000)
 
