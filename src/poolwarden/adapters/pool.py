@@ -366,7 +366,7 @@ class MultiprocessingPool(PoolAdapter):
             self._ending = True
             guard.breaker.stop_waiting()
             guard.stop_watching()
-            end_workers(guard.live_workers())
+            plumbing.end_workers(guard.live_workers(), TERM_BOUND)
             plumbing.free(getattr(self._inqueue, "_rlock", None))
             plumbing.free(getattr(self._outqueue, "_wlock", None))
             self._worker_handler._state = self.module.TERMINATE
@@ -401,20 +401,6 @@ def _spare_worker_handler(pool: Any) -> None:
     for argument in getattr(pool._worker_handler, "_args", ()):
         if isinstance(argument, list) and pool._outqueue._reader in argument:
             argument.remove(pool._outqueue._reader)
-
-
-def end_workers(workers: list[Worker]) -> None:
-    """End workers as the pool would, with SIGTERM, and then for certain."""
-    for worker in workers:
-        worker.send(signal.SIGTERM)
-        worker.send(signal.SIGCONT)
-    plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), TERM_BOUND)
-    for worker in workers:
-        if not worker.has_ended():
-            worker.send(signal.SIGKILL)
-    plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), plumbing.SIGNAL_BOUND)
-    for worker in workers:
-        worker.settle_exit_code(None)
 
 
 _numbers = itertools.count(1)

@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from ..records import WorkerExit
-from ..worker.ledger import READY
+from ..worker.ledger import READY, STARTING
 
 if TYPE_CHECKING:
     from .guard import Guard
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Starts in a row that may fail by themselves before the pool is given up.
 FAILED_STARTS: Final = 5
-#: The same for starts that ended with a signal. A start has no fault of its
-#: own then, so it is worth more tries.
+#: The same for starts that ended with a signal before the initializer began. A
+#: start has no fault of its own then, so it is worth more tries.
 KILLED_STARTS: Final = 50
 #: Longest wait before a replacement is started, in seconds.
 LONGEST_WAIT: Final = 0.05
@@ -47,12 +47,12 @@ class Breaker:
         self._lost += 1
         self._failed = self._killed = 0
 
-    def start_failed(self, worker: Worker, exit: WorkerExit, text: str | None) -> None:
+    def start_failed(self, worker: Worker, phase: int, exit: WorkerExit, text: str | None) -> None:
         """Count a worker that ended before it was ready; give up if it is one too many."""
         guard = self._guard
         self._lost += 1
         timed_out = worker.killed is not None and worker.killed.reason == "startup"
-        if exit.signal is None or timed_out:
+        if exit.signal is None or timed_out or phase == STARTING:
             self._failed += 1
         else:
             self._killed += 1
@@ -63,7 +63,11 @@ class Breaker:
         if timed_out and nobody_ready:
             guard.break_pool("its workers outran startup_timeout in their initializer", exit, text)
         elif self._failed >= FAILED_STARTS:
-            reason = "its initializer raised" if text else "its workers end before they are ready"
+            reason = "its workers end before they are ready"
+            if text:
+                reason = "its initializer raised"
+            elif phase == STARTING:
+                reason = "its workers end in their initializer"
             guard.break_pool(f"{reason}, {self._failed} times in a row", exit, text)
         elif self._killed >= KILLED_STARTS:
             guard.break_pool(f"{self._killed} workers in a row were killed while they started", exit, text)

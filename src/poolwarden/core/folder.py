@@ -14,6 +14,7 @@ belongs to nobody. (A pid in the name would not do: containers share
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import secrets
@@ -26,6 +27,7 @@ from typing import Final
 
 from ..errors import ConfigurationError
 from ..worker.ledger import SIZE
+from ..worker.member import HOST_FILE
 from ..worker.payload import SPILL
 
 try:
@@ -37,6 +39,25 @@ _OWNER: Final = "owner"
 _UNFINISHED: Final = ".new"
 #: Seconds after which an unfinished folder is taken for abandoned.
 _ABANDONED: Final = 60.0
+
+
+_NO_PLACE: Final = (
+    "poolwarden needs a private folder for its records and found no place for one ({}). "
+    "Free some space there, or set TMPDIR to a writable directory."
+)
+
+
+def reserve(fd: int) -> None:
+    """Make sure that there is room for some records.
+
+    Raises
+    ------
+    OSError
+        There is not; a nearly full file system writes less than it is asked to.
+    """
+    room = bytes(64 * SIZE)
+    if os.write(fd, room) < len(room):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class _Home:
@@ -59,7 +80,7 @@ class _Home:
             self.lock = os.open(f"{unfinished}/{_OWNER}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             if fcntl is not None:
                 fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(self.lock, bytes(64 * SIZE))  # is there room for records?
+            reserve(self.lock)
             # Renamed only now, so that nobody sweeps it before it is locked.
             os.rename(unfinished, prefix)
             self.path = prefix
@@ -77,23 +98,49 @@ class _Home:
 class PoolFolder:
     """One pool's folder; `path` is what workers are given.
 
+    Parameters
+    ----------
+    host : str
+        What workers have to know of the host (`worker.member.HOST_FILE`).
+
     Raises
     ------
     ConfigurationError
         No place could be used; the message names each and why.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
         with _lock:
-            homes = _homes()
             name = str(next(_numbers))
-            self.path = f"{homes[0].path}/{name}"
-            self._paths = [f"{home.path}/{name}" for home in homes]
-            for path in self._paths:
-                os.mkdir(path, 0o700)
+            self._paths: list[str] = []
+            failures: list[str] = []
+            for home in _homes():
+                path = f"{home.path}/{name}"
+                try:
+                    os.mkdir(path, 0o700)
+                    self._fill(path, host)
+                    self._paths.append(path)
+                except OSError as error:
+                    shutil.rmtree(path, ignore_errors=True)
+                    failures.append(f"{home.path}: {error.strerror or error}")
+            if not self._paths:
+                raise ConfigurationError(_NO_PLACE.format("; ".join(failures)))
+            self.path = self._paths[0]
             if len(self._paths) > 1:
                 os.symlink(self._paths[1], f"{self.path}/{SPILL}")
             _open.add(self.path)
+
+    @staticmethod
+    def _fill(path: str, host: str) -> None:
+        with open(f"{path}/{HOST_FILE}", "w", encoding="utf-8") as file:
+            file.write(host)
+        # Room for some records, or a clear error now instead of one later.
+        fd = os.open(f"{path}/room", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            reserve(fd)
+        finally:
+            os.close(fd)
+            os.unlink(f"{path}/room")
 
     def close(self) -> None:
         """Remove the folder; removing it twice is no error."""
@@ -138,11 +185,7 @@ def _homes() -> list[_Home]:
         if len(_made) == 2:
             break
     if not _made:
-        raise ConfigurationError(
-            "poolwarden needs a private folder for its records and found no place for one "
-            f"({'; '.join(failures) or 'no temporary directory'}). "
-            "Free some space there, or set TMPDIR to a writable directory."
-        )
+        raise ConfigurationError(_NO_PLACE.format("; ".join(failures) or "no temporary directory"))
     # After the pools' own finalizers (15) and queues (10), before nothing.
     util.Finalize(None, _remove_homes, exitpriority=-100)
     return _made

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from ..policy import Policy
 from ..records import WorkerExit
 from ..worker import ledger
-from ..worker.member import HOST_FILE
 from . import verdicts
 from .breaker import Breaker
 from .deadlines import Deadlines
@@ -35,6 +34,8 @@ log = logging.getLogger("poolwarden")
 
 #: Seconds that the end of a pool waits for the watchdog to finish with a death.
 CLOSE_BOUND = 5.0
+#: Signals for which faulthandler writes a stack.
+_CRASHES = ("SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
 #: Phases in which a dead worker may have held a lock of the pool. Not STARTING
 #: and FAILED: the host's loop has not begun.
 _SUSPECT = (ledger.READY, ledger.DONE)
@@ -64,9 +65,7 @@ class Guard:
         self.closed = False
         self.births = threading.Lock()
         self.herald = Herald(name)
-        self._folder = PoolFolder()
-        with open(f"{self._folder.path}/{HOST_FILE}", "w", encoding="utf-8") as file:
-            file.write(adapter.pickler_name)
+        self._folder = PoolFolder(adapter.pickler_name)
         self.tickets = Tickets(self._folder.path, adapter)
         self.breaker = Breaker(self)
         self.deadlines = Deadlines(self)
@@ -124,10 +123,11 @@ class Guard:
         ticket.cancelled = True
         self.deadlines.expect(0.0)
 
-    def broken_error(self, ticket: Ticket) -> BaseException:
+    def broken_error(self, ticket: Ticket | None) -> BaseException:
         """Return a new error that says why the pool cannot go on."""
         exit, text = self._broken_by
-        return verdicts.pool_broken(self.broken or "it was closed", exit, text, task=ticket.info())
+        task = None if ticket is None else ticket.info()
+        return verdicts.pool_broken(self.broken or "it was closed", exit, text, task=task)
 
     def break_pool(self, reason: str, exit: WorkerExit | None = None, text: str | None = None) -> None:
         """Give up: answer every open task, and refuse new ones."""
@@ -136,7 +136,9 @@ class Guard:
         self._broken_by = (exit, text)
         self.broken = reason
         self.tell("pool_broken", detail=reason, exit=exit)
+        nobody_began = all(worker.snapshot().phase < ledger.READY for worker in self.live_workers())
         for ticket in list(self.tickets.open.values()):
+            ticket.sent = ticket.sent and not nobody_began
             self.fail(ticket, self.broken_error(ticket))
         self.adapter.on_broken()
 
@@ -146,7 +148,9 @@ class Guard:
         A fork server that dies takes the host's knowledge of its workers with
         it; they live on, and nobody would ever stop them.
         """
-        strays = [worker for worker in self.adapter.stray_workers(self.live_workers()) if not worker.has_ended()]
+        strays = [
+            worker for worker in self.adapter.stray_workers(self.live_workers()) if not worker.has_ended()
+        ]
         for worker in strays:
             worker.set_cells(RETIRE=1)
         if strays:
@@ -226,6 +230,8 @@ class Guard:
         seen = worker.snapshot()
         code = worker.exit_code(0.5 if _reaped_elsewhere(worker) else 0.02)
         worker.settle_exit_code(code)
+        # Somebody who reaps our processes may be about to reap this one.
+        self.call_later(0.2, lambda: worker.settle_exit_code(code))
         suspect = False
         if seen.phase == ledger.RUNNING and worker.outcome()[0] == seen.ticket:
             # It died between storing the outcome and saying so.
@@ -269,7 +275,8 @@ class Guard:
             error = verdicts.task_timeout(info, exit, ticket.timeout or 0.0, killed.stack, soft=False)
             event = "task_timeout"
         else:
-            error, event = verdicts.worker_lost(info, exit, worker.stack()), "task_lost"
+            stack = worker.crash_stack() if exit.signal in _CRASHES else None
+            error, event = verdicts.worker_lost(info, exit, stack), "task_lost"
             self.breaker.task_lost()
         kind = self.tickets.lose(ticket, seen.item, error, retry=event == "task_lost")
         if kind is None:
@@ -286,7 +293,7 @@ class Guard:
             self.tell("worker_lost", pid=worker.pid, exit=exit, detail=f"worker {worker.pid} died while idle")
             return
         text = worker.outcome()[2].decode("utf-8", "replace") if seen.phase == ledger.FAILED else None
-        self.breaker.start_failed(worker, exit, text)
+        self.breaker.start_failed(worker, seen.phase, exit, text)
 
     def _diagnose(self, worker: Worker, code: int | None) -> WorkerExit:
         killed = None

@@ -70,7 +70,7 @@ def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) ->
 
 def _chunk_results(ticket: Ticket, store: payload.Store) -> list[Any]:
     """Return the results of a chunk whose items were kept one by one."""
-    frames = payload.read_frames(f"{store.places[0]}/p{ticket.number}")
+    frames = payload.read_frames(store, f"p{ticket.number}")
     return [
         ticket.holes[item] if item in ticket.holes else pickle.loads(frames[item])
         for item in range(ticket.count)

@@ -108,6 +108,21 @@ def kill_all_but(workers: Iterable[Worker], kept: Callable[[Worker], bool]) -> l
     return survivors
 
 
+def end_workers(workers: Iterable[Worker], bound: float) -> None:
+    """End workers as a pool would, with SIGTERM, and after `bound` seconds for certain."""
+    workers = list(workers)
+    for worker in workers:
+        worker.send(signal.SIGTERM)
+        worker.send(signal.SIGCONT)
+    wait_until(lambda: all(worker.has_ended() for worker in workers), bound)
+    for worker in workers:
+        if not worker.has_ended():
+            worker.send(signal.SIGKILL)
+    wait_until(lambda: all(worker.has_ended() for worker in workers), SIGNAL_BOUND)
+    for worker in workers:
+        worker.settle_exit_code(None)
+
+
 def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
     """Return `condition`, polled until it holds or `timeout` seconds are over.
 

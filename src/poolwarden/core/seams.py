@@ -101,7 +101,8 @@ class Patch:
         """Apply the patch, or count one more user of it."""
         with self._lock:
             self._users += 1
-            if self._users == 1:
+            # Still there, under somebody else's patch perhaps: count only.
+            if self._applied is None or self.owner.__dict__[self.name] is self._original:
                 import wrapt
 
                 self._original = self.owner.__dict__[self.name]
@@ -116,10 +117,6 @@ class Patch:
         """
         with self._lock:
             self._users = max(0, self._users - 1)
-            if (
-                self._users == 0
-                and self._applied is not None
-                and self.owner.__dict__.get(self.name) is self._applied
-            ):
+            if self._users == 0 and self.owner.__dict__.get(self.name) is self._applied:
                 setattr(self.owner, self.name, self._original)
                 self._applied = None

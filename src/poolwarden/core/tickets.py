@@ -116,7 +116,6 @@ class Tickets:
         self.open: dict[int, Ticket] = {}
         self.store = payload.Store(folder)
         self._adapter = adapter
-        self._folder = folder
         self._numbers = itertools.count(1)
         # Set when it may be less.
         self.relief = threading.Event()
@@ -254,7 +253,7 @@ class Tickets:
         """
         self.store.discard(f"r{ticket.number}")
         keeps = bool(ticket.flags & envelope.KEEP)
-        if keeps and item in payload.read_frames(f"{self._folder}/p{ticket.number}"):
+        if keeps and item in payload.read_frames(self.store, f"p{ticket.number}"):
             ticket.first = item + 1
         elif retry and not ticket.cancelled and ticket.tries.get(item, 0) < ticket.policy.retries:
             ticket.tries = {**ticket.tries, item: ticket.tries.get(item, 0) + 1}

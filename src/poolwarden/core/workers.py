@@ -61,9 +61,11 @@ class Worker(Handle):
         Set by the guard before it sends SIGKILL.
     soft : Snapshot or None
         The running item that was asked to stop.
+    left : bool
+        True when it has left in an orderly way.
     """
 
-    __slots__ = ("_record", "born", "folder", "killed", "older", "soft")
+    __slots__ = ("_record", "born", "folder", "killed", "left", "older", "soft")
 
     def __init__(self, process: Any, folder: str, *, older: bool) -> None:
         super().__init__(process)
@@ -72,6 +74,7 @@ class Worker(Handle):
         self.born = time.monotonic()
         self.killed: Kill | None = None
         self.soft: Snapshot | None = None
+        self.left = False
         self._record: ledger.Record | None = None
 
     def snapshot(self) -> Snapshot:
@@ -117,6 +120,16 @@ class Worker(Handle):
                 return file.read().decode("utf-8", "replace") or None
         except OSError:
             return None
+
+    def crash_stack(self) -> str | None:
+        """Return what faulthandler wrote when the worker crashed.
+
+        The file may also hold the stacks of a task that ended just before its
+        timeout, or of a process that a task had forked.
+        """
+        text = self.stack() or ""
+        start = text.rfind("Fatal Python error")
+        return text[start:] if start >= 0 else None
 
     @property
     def stack_path(self) -> str:

@@ -19,7 +19,7 @@ from time import monotonic_ns
 
 from .ledger import DONE, ITEM, PHASE, RETIRE, RUNNING, STARTED, TICKET
 from .member import Member, join, leave
-from .payload import SLOT_MAX, SLOT_SHIFT, Dumper, append_frame
+from .payload import SLOT_MAX, SLOT_SHIFT, Dumper, Frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,9 +82,16 @@ def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tu
     kind, outcome = _execute(member, ticket, flags, data, first)
     member.record.store_outcome(ticket, kind, outcome)
     cells[PHASE] = DONE
+    # A soft timeout that the task caught; its frames hold the task's data.
+    member.soft_error = None
     if cells[RETIRE]:
         leave(member)
     return ticket, kind, outcome
+
+
+def bounce(ticket: int, kind: int) -> tuple[int, int, bytes]:
+    """Send an answer that the parent has made back to it; runs nothing."""
+    return ticket, kind, b""
 
 
 def roll_call(folder: str) -> None:
@@ -168,7 +175,8 @@ def _run_and_keep(member: Member, ticket: int, flags: int, call: Any, first: int
     if flags & STAR:
         func = _Starred(func)
     cells = member.record.cells
-    with member.chunk_file(ticket) as file:
+    frames = Frames(member.store, f"p{ticket}")
+    try:
         for item in range(first, len(items)):
             cells[STARTED] = monotonic_ns()
             cells[ITEM] = item
@@ -179,7 +187,9 @@ def _run_and_keep(member: Member, ticket: int, flags: int, call: Any, first: int
                 data = member.dumper.dumps(value)
             except Exception as error:
                 return _unsendable(member, ticket, error, value, "")
-            append_frame(file.fileno(), item, data)
+            frames.append(item, data)
+    finally:
+        frames.close()
     return PARTS, b""
 
 
@@ -227,8 +237,9 @@ def _pack(member: Member, ticket: int, kind: int, parts: tuple[Any, ...]) -> tup
     try:
         where, data = _PLAIN.dump(parts, member.store, f"r{ticket}")
     except OSError as error:
-        # No room anywhere: say so with what fits into the record.
-        where, data = 0, pickle.dumps((*("" for _ in parts[:-1]), str(error)))
+        # No room anywhere: say so, with as much as the record holds.
+        short = (f"{part[:400]} ({error})" if isinstance(part, str) else b"" for part in parts)
+        where, data = 0, pickle.dumps(tuple(short))
     return kind | where, data
 
 

@@ -44,14 +44,14 @@ RETIRE: Final = 8  # set by the parent: leave after the running task
 SOFT_TICKET: Final = 9  # set by the parent: the ticket to be interrupted
 SOFT_ITEM: Final = 10
 
-# Phases. A record that is missing, short or zero reads as UNBORN.
+# Phases, in this order: below READY no task was ever taken. A record that is missing, short or zero reads as UNBORN.
 UNBORN: Final = 0
 STARTING: Final = 1  # in the initializer
-READY: Final = 2  # no task yet
-RUNNING: Final = 3  # user code; holds no lock of the pool
-DONE: Final = 4  # the outcome is in the record; sending it, or idle
-LEFT: Final = 5  # an orderly exit has begun; holds no lock of the pool
-FAILED: Final = 6  # the initializer raised; its traceback is in the record
+FAILED: Final = 2  # the initializer raised; its traceback is in the record
+READY: Final = 3  # no task yet
+RUNNING: Final = 4  # user code; holds no lock of the pool
+DONE: Final = 5  # the outcome is in the record; sending it, or idle
+LEFT: Final = 6  # an orderly exit has begun; holds no lock of the pool
 
 # Bits of ARMED.
 ARMED_STACK: Final = 1

@@ -7,13 +7,14 @@ through `join` with its first guarded task.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 
 from . import ledger, signals
 from .ledger import LEFT, PHASE, SAFE_OPEN, Record
 from .orphan import die_with_parent
-from .payload import SPILL, Dumper, Store
+from .payload import Dumper, Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class Member:
         self.folder = folder
         self.in_task = False
         self.soft_error: BaseException | None = None
-        self.record = _make_record(folder)
         self.store = Store(folder)
+        self.record = _make_record(self.store)
         with open(f"{folder}/{HOST_FILE}", encoding="utf-8") as file:
             module, _, name = file.read().partition(":")
         self.dumper = Dumper(getattr(importlib.import_module(module), name))
@@ -60,11 +61,6 @@ class Member:
         self.record.cells[PHASE] = ledger.READY
         die_with_parent()
         _mark_orderly_exit(self)
-
-    def chunk_file(self, ticket: int) -> Any:
-        """Return a file for a chunk's results, opened for appending."""
-        fd = os.open(f"{self.folder}/p{ticket}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | SAFE_OPEN, 0o600)
-        return os.fdopen(fd, "wb", buffering=0)
 
 
 def join(folder: str) -> Member:
@@ -118,19 +114,18 @@ def leave(member: Member) -> None:
     os._exit(0)
 
 
-def _make_record(folder: str) -> Record:
+def _make_record(store: Store) -> Record:
     name = str(os.getpid())
-    for place in (folder, f"{folder}/{SPILL}"):
+    for place in store.places:
         path = f"{place}/{name}"
-        try:
-            return Record(path, create=True)
-        except FileExistsError:
-            # Left by a dead worker of this pool that had the same pid.
+        # What is there was left by a dead worker of this pool with the same pid.
+        with contextlib.suppress(OSError):
             os.unlink(path)
+        try:
             return Record(path, create=True)
         except OSError as error:
             failure = error
-            if os.path.exists(path):
+            with contextlib.suppress(OSError):
                 os.unlink(path)
     raise failure
 
