@@ -30,7 +30,7 @@ from ..worker.payload import Dumper
 if TYPE_CHECKING:
     from ..core.guard import Guard
     from ..core.tickets import Ticket
-    from ..core.workers import Worker
+    from ..core.workers import Snapshot, Worker
 
 
 class PoolAdapter(ABC):
@@ -98,6 +98,14 @@ class PoolAdapter(ABC):
     @abstractmethod
     def nudge(self) -> None:
         """Make the host look for dead workers now, and replace them."""
+
+    @abstractmethod
+    def may_workers_leave(self) -> bool:
+        """Return whether a worker may have a reason to leave in an orderly way now."""
+
+    def buried(self, worker: Worker, seen: Snapshot) -> None:
+        """Note the end of a worker, after its task was answered for. Watchdog's thread."""
+        return None
 
     def stray_workers(self, workers: Iterable[Worker]) -> list[Worker]:
         """Return the live workers that the host has lost sight of."""

@@ -73,7 +73,13 @@ class Deadlines:
         for worker in self._guard.live_workers():
             seen = worker.snapshot()
             ticket = self._guard.tickets.open.get(seen.ticket)
-            if seen.phase == RUNNING and ticket is not None and ticket.timeout is not None:
+            # One that was killed already may take a while to end.
+            if (
+                worker.killed is None
+                and seen.phase == RUNNING
+                and ticket is not None
+                and ticket.timeout is not None
+            ):
                 yield worker, ticket, seen
 
     @staticmethod

@@ -7,6 +7,7 @@ unasked. Losses are logged as WARNING, repairs as INFO.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -55,14 +56,22 @@ class Herald:
         while (entry := self._queue.get()) is not None:
             event, policy = entry
             level = logging.INFO if event.kind in _INFO else logging.WARNING
-            log.log(level, "%s: %s: %s", event.pool, event.kind, event.detail, extra={"poolwarden": event})
+            # A filter of the user's may raise as well as the callback.
+            self._call(_log, level, event)
             if policy.on_event is not None:
                 self._call(policy.on_event, event)
 
-    def _call(self, on_event: Any, event: Event) -> None:
+    def _call(self, func: Any, *args: Any) -> None:
         try:
-            on_event(event)
+            func(*args)
         except BaseException:
             if not self._complained:
                 self._complained = True
-                log.exception("poolwarden: on_event raised; later exceptions of it are not logged")
+                with contextlib.suppress(BaseException):
+                    log.exception(
+                        "poolwarden: on_event or a log handler raised; not told again for this pool"
+                    )
+
+
+def _log(level: int, event: Event) -> None:
+    log.log(level, "%s: %s: %s", event.pool, event.kind, event.detail, extra={"poolwarden": event})

@@ -8,6 +8,8 @@ host's result thread, deaths and deadlines from the watchdog's. Names no host.
 from __future__ import annotations
 
 import logging
+import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..policy import Policy
 from ..records import WorkerExit
-from ..worker import ledger
+from ..worker import envelope, ledger
 from . import verdicts
 from .breaker import Breaker
 from .deadlines import Deadlines
@@ -34,6 +36,12 @@ log = logging.getLogger("poolwarden")
 
 #: Seconds that the end of a pool waits for the watchdog to finish with a death.
 CLOSE_BOUND = 5.0
+_SIGCHLD = getattr(signal, "SIGCHLD", signal.SIGTERM)
+#: Seconds that the exit code of a worker may take to be known. It comes within
+#: microseconds from a child, but through the host's own thread if that has just
+#: reaped it, or through a fork server.
+_EXIT_CODE_BOUND = 0.5
+_UNKNOWABLE_BOUND = 0.02
 #: Signals for which faulthandler writes a stack.
 _CRASHES = ("SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
 #: Phases in which a dead worker may have held a lock of the pool. Not STARTING
@@ -104,10 +112,26 @@ class Guard:
 
     def settle(self, number: int, kind: int, data: bytes) -> tuple[Ticket, bool, Any] | None:
         """Return a task and what its caller gets, None if it was answered before. Result thread."""
+        if kind == envelope.TIMEOUT and (ticket := self.tickets.open.get(number)) is not None:
+            following = self._after_soft_timeout(ticket, kind, data)
+            if following is None:
+                return None
+            kind = following
         answer = self.tickets.settle(number, kind, data)
         if answer is not None and kind != VERDICT:
             self.breaker.all_is_well()
         return answer
+
+    def _after_soft_timeout(self, ticket: Ticket, kind: int, data: bytes) -> int | None:
+        """Return the kind of outcome to settle; None if the chunk goes on behind the item."""
+        text, item = pickle.loads(data)
+        info = ticket.info(item)
+        error = verdicts.task_timeout(info, None, ticket.timeout or 0.0, text, soft=True)
+        self.tell("task_timeout", task=info, detail=str(error).partition("\n")[0])
+        following = self.tickets.lose(ticket, item, error, retry=False)
+        if following is None:
+            self.adapter.resend([ticket])
+        return following
 
     def live_workers(self) -> list[Worker]:
         """Return the workers whose end has not been reported."""
@@ -228,7 +252,7 @@ class Guard:
     def _bury(self, worker: Worker) -> bool:
         """Answer for one dead worker; return whether the plumbing is suspect."""
         seen = worker.snapshot()
-        code = worker.exit_code(0.5 if _reaped_elsewhere(worker) else 0.02)
+        code = worker.exit_code(_UNKNOWABLE_BOUND if _is_reaped_by_kernel(worker) else _EXIT_CODE_BOUND)
         worker.settle_exit_code(code)
         # Somebody who reaps our processes may be about to reap this one.
         self.call_later(0.2, lambda: worker.settle_exit_code(code))
@@ -242,9 +266,11 @@ class Guard:
             self.deliver_last_outcome(worker)
         if worker.killed is None or worker.killed.reason != "repair":
             older = worker.older and seen.phase == ledger.UNBORN
-            suspect = seen.phase in _SUSPECT or older
+            unasked = seen.phase == ledger.LEFT and (code != 0 or not self.adapter.may_workers_leave())
+            suspect = seen.phase in _SUSPECT or older or unasked
             if suspect or seen.phase in (ledger.UNBORN, ledger.STARTING, ledger.FAILED):
                 self._note_idle_death(worker, seen, code)
+        self.adapter.buried(worker, seen)
         self._drop(worker)
         return suspect
 
@@ -289,7 +315,7 @@ class Guard:
 
     def _note_idle_death(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
         exit = self._diagnose(worker, code)
-        if seen.phase in _SUSPECT:
+        if seen.phase in (*_SUSPECT, ledger.LEFT):
             self.tell("worker_lost", pid=worker.pid, exit=exit, detail=f"worker {worker.pid} died while idle")
             return
         text = worker.outcome()[2].decode("utf-8", "replace") if seen.phase == ledger.FAILED else None
@@ -313,7 +339,7 @@ class Guard:
         worker.close()
 
 
-def _reaped_elsewhere(worker: Worker) -> bool:
-    """Return whether the status comes through a fork server, which takes a moment."""
+def _is_reaped_by_kernel(worker: Worker) -> bool:
+    """Return whether nobody will ever learn the exit code."""
     popen = getattr(worker.process, "_popen", None)
-    return getattr(popen, "method", "") == "forkserver"
+    return getattr(popen, "method", "") != "forkserver" and signal.getsignal(_SIGCHLD) == signal.SIG_IGN

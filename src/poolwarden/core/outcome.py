@@ -63,9 +63,7 @@ def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) ->
         return adapter.unsendable(why, what, text, cause)
     if kind == envelope.UNREADABLE:
         return verdicts.payload(ticket.info(), "call", content[0], content[1])
-    if kind == envelope.EXIT:
-        return verdicts.task_exit(ticket.info(), content[0], content[1])
-    return verdicts.task_timeout(ticket.info(), None, ticket.timeout or 0.0, content[0], soft=True)
+    return verdicts.task_exit(ticket.info(), content[0], content[1])
 
 
 def _chunk_results(ticket: Ticket, store: payload.Store) -> list[Any]:

@@ -32,7 +32,7 @@ ERROR: Final = 1  # what the task raised: (type name, traceback text, pickled ex
 UNSENDABLE: Final = 2  # result or exception cannot be pickled: (repr of why, repr of what, text, pickled why)
 UNREADABLE: Final = 3  # the call cannot be unpickled: (type name, traceback text)
 EXIT: Final = 4  # a BaseException that is no Exception: (description, traceback text)
-TIMEOUT: Final = 5  # the soft timeout was raised and not caught: (traceback text,)
+TIMEOUT: Final = 5  # the soft timeout was raised and not caught: (traceback text, item); never beside
 PARTS: Final = 6  # every item of the chunk is in the chunk's file
 
 # Flags of a call, next to those of `payload` that say where it is.
@@ -41,6 +41,8 @@ STAR: Final = 4  # items are tuples of arguments
 TIMED: Final = 8  # the start of every item is recorded
 KEEP: Final = 16  # every item's result is kept in a file as soon as it is there
 
+#: Characters of a traceback that certainly fit into a message.
+_TEXT_MAX: Final = 800
 _KEPT_MAX: Final = 10_000
 _kept_indices: tuple[int, ...] = ()
 _PLAIN: Final = Dumper(pickle.Pickler)
@@ -79,7 +81,13 @@ def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tu
     cells[ITEM] = first
     cells[STARTED] = monotonic_ns()
     cells[PHASE] = RUNNING
-    kind, outcome = _execute(member, ticket, flags, data, first)
+    try:
+        kind, outcome = _execute(member, ticket, flags, data, first)
+    except BaseException as error:
+        # A signal came between the task and the handling of what it raised,
+        # or what it raised misbehaves.
+        member.in_task = False
+        kind, outcome = EXIT, pickle.dumps((type(error).__name__, ""))
     member.record.store_outcome(ticket, kind, outcome)
     cells[PHASE] = DONE
     # A soft timeout that the task caught; its frames hold the task's data.
@@ -210,7 +218,7 @@ def _failed(member: Member, ticket: int, error: BaseException) -> tuple[int, byt
     text = _text(error)
     if error is member.soft_error:
         member.soft_error = None
-        return _pack(member, ticket, TIMEOUT, (text,))
+        return TIMEOUT, pickle.dumps((text[-_TEXT_MAX:], member.record.cells[ITEM]))
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     if not isinstance(error, Exception):
         return _pack(member, ticket, EXIT, (f"{name}: {_line(error)}".rstrip(": "), text))
@@ -252,7 +260,7 @@ def _text(error: BaseException) -> str:
         trace = trace.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:
+    except BaseException:
         return f"{type(error).__name__} (its traceback could not be formatted)\n"
 
 
@@ -260,12 +268,12 @@ def _repr(obj: object) -> str:
     # A repr that raised killed the bare pool's worker, and the call hung.
     try:
         return repr(obj)
-    except Exception as error:
+    except BaseException as error:
         return f"<{type(obj).__name__}: repr() raised {type(error).__name__}>"
 
 
 def _line(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return ""

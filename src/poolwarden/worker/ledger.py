@@ -44,7 +44,8 @@ RETIRE: Final = 8  # set by the parent: leave after the running task
 SOFT_TICKET: Final = 9  # set by the parent: the ticket to be interrupted
 SOFT_ITEM: Final = 10
 
-# Phases, in this order: below READY no task was ever taken. A record that is missing, short or zero reads as UNBORN.
+# Phases, in this order: below READY no task was ever taken. A record that is
+# missing, short or zero reads as UNBORN.
 UNBORN: Final = 0
 STARTING: Final = 1  # in the initializer
 FAILED: Final = 2  # the initializer raised; its traceback is in the record

@@ -37,7 +37,8 @@ class Member:
     dumper : Dumper
         Pickles as the host does.
     in_task : bool
-        True while user code runs; only then may a signal raise in it.
+        True while user code runs, a task or the initializer; only then may a
+        signal raise in it.
     soft_error : BaseException or None
         The timeout that was raised inside the running task.
     """
@@ -96,9 +97,12 @@ def birth(folder: str, initializer: Callable[..., object] | None, initargs: tupl
         return
     cells = member.record.cells
     cells[PHASE] = ledger.STARTING
+    member.in_task = True
     try:
         initializer(*initargs)
+        member.in_task = False
     except BaseException:
+        member.in_task = False
         import traceback
 
         text = traceback.format_exc().encode("utf-8", "replace")
@@ -134,16 +138,20 @@ def _mark_orderly_exit(member: Member) -> None:
     from multiprocessing import util
 
     def mark() -> None:
-        # Not over FAILED: a failed initializer ends in an orderly exit as well.
-        if member.record.cells[PHASE] != ledger.FAILED:
+        # An initializer that failed, or a task in which a handler of the
+        # user's raised SystemExit, ends in an orderly exit as well.
+        if member.record.cells[PHASE] in (ledger.READY, ledger.DONE):
             member.record.cells[PHASE] = LEFT
 
     util.Finalize(None, mark, exitpriority=1000)
 
 
 def _forget() -> None:
-    # What this worker forks is no member: it must not write to our record.
-    _members.clear()
+    # What this worker forks is no member: it must not write to our record, and
+    # Ctrl-C is its own affair.
+    if _members:
+        _members.clear()
+        signals.disarm()
 
 
 if hasattr(os, "register_at_fork"):

@@ -57,6 +57,14 @@ def arm(member: Member) -> int:
     return bits
 
 
+def disarm() -> None:
+    """Give Ctrl-C back, in a process that was forked by a worker; never raises."""
+    global _member
+    _member = None
+    if signal.getsignal(signal.SIGINT) is _on_interrupt:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _is_default(*numbers: int) -> bool:
     return all(signal.getsignal(number) == signal.SIG_DFL for number in numbers)
 
