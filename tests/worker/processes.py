@@ -1,0 +1,68 @@
+"""Real processes for tests: short-lived, every wait bounded, gone at the end.
+
+They are forked, so that a test may give them any function with all that it
+closes over. What other start methods change is the adapters' to test.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.contract.waiting import DEADLINE
+
+FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
+
+
+@contextmanager
+def running(target: Callable[..., Any], *args: Any) -> Iterator[Any]:
+    """Give a process that runs `target`; it is killed and reaped at the end."""
+    process = FORK.Process(target=target, args=args)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join(DEADLINE)
+        process.close()
+
+
+def answer_of(target: Callable[..., Any], *args: Any) -> Any:
+    """Return what `target` returns in a process of its own; fail when it raises or dies."""
+    reader, writer = FORK.Pipe(duplex=False)
+
+    def run() -> None:
+        try:
+            answer = (True, target(*args))
+        except BaseException:
+            answer = (False, traceback.format_exc())
+        writer.send(answer)
+
+    with reader, writer, running(run) as process:
+        writer.close()
+        assert reader.poll(DEADLINE), f"no answer within {DEADLINE:g} s"
+        try:
+            ok, value = reader.recv()
+        except EOFError:
+            process.join(DEADLINE)
+            raise AssertionError(f"the process ended with {process.exitcode} and gave no answer") from None
+    assert ok, value
+    return value
+
+
+def exit_code_of(target: Callable[..., Any], *args: Any) -> int | None:
+    """Return how a process ends that runs `target`."""
+    with running(target, *args) as process:
+        process.join(DEADLINE)
+        return process.exitcode
+
+
+def wait_for_ever() -> None:
+    """Sleep until a signal ends this process."""
+    while True:
+        signal.pause()
