@@ -38,6 +38,11 @@ class Host:
 
 HOSTS: Final = (
     Host("multiprocessing.pool", "pool:MultiprocessingPool", "multiprocessing.Pool"),
+    Host(
+        "concurrent.futures.process",
+        "executor:FuturesExecutor",
+        "concurrent.futures.ProcessPoolExecutor",
+    ),
     Host("multiprocessing.process", "process:MultiprocessingProcess", "multiprocessing.Process"),
 )
 

@@ -43,12 +43,15 @@ class PoolAdapter(ABC):
     ----------
     name : str
         The host, for events and messages.
+    reaps : bool
+        Whether the host notices by itself that a worker has ended.
     pickler_name : str
         ``module:class`` of the host's pickler; used here and in the workers,
         so that whatever the host can pickle still can be.
     """
 
     name: ClassVar[str]
+    reaps: ClassVar[bool] = True
     pickler_name: ClassVar[str] = "multiprocessing.reduction:ForkingPickler"
 
     def __init__(self) -> None:
@@ -100,8 +103,8 @@ class PoolAdapter(ABC):
         """Make the host look for dead workers now, and replace them."""
 
     @abstractmethod
-    def may_workers_leave(self) -> bool:
-        """Return whether a worker may have a reason to leave in an orderly way now."""
+    def may_worker_leave(self, code: int | None) -> bool:
+        """Return whether a worker may have left in an orderly way, with this exit code, on purpose."""
 
     def buried(self, worker: Worker, seen: Snapshot) -> None:
         """Note the end of a worker, after its task was answered for. Watchdog's thread."""

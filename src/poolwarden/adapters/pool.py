@@ -221,10 +221,11 @@ class MultiprocessingPool(PoolAdapter):
         self.gate.send_again(tickets)
         self.line.poke()
 
-    def may_workers_leave(self) -> bool:
+    def may_worker_leave(self, code: int | None) -> bool:
         pool = self._pool()
-        ends = pool is None or self._worker_handler._state != self.module.RUN
-        return ends or (pool is not None and pool._maxtasksperchild is not None)
+        if pool is None or self._worker_handler._state != self.module.RUN:
+            return True
+        return code == 0 and pool._maxtasksperchild is not None
 
     def nudge(self) -> None:
         # A grandchild may hold the sentinel open that the pool waits for.

@@ -56,7 +56,7 @@ class Guard:
     ----------
     policy : Policy
         May be replaced at any time; tasks already sent keep the old one.
-    births : threading.Lock
+    births : threading.RLock
         Held while the host starts workers and while the pool is repaired, so
         that no worker is half born when the world stops.
     broken : str or None
@@ -71,7 +71,7 @@ class Guard:
         self.name = name
         self.broken: str | None = None
         self.closed = False
-        self.births = threading.Lock()
+        self.births = threading.RLock()
         self.herald = Herald(name)
         self._folder = PoolFolder(adapter.pickler_name)
         self.tickets = Tickets(self._folder.path, adapter)
@@ -252,7 +252,8 @@ class Guard:
     def _bury(self, worker: Worker) -> bool:
         """Answer for one dead worker; return whether the plumbing is suspect."""
         seen = worker.snapshot()
-        code = worker.exit_code(_UNKNOWABLE_BOUND if _is_reaped_by_kernel(worker) else _EXIT_CODE_BOUND)
+        bound = _UNKNOWABLE_BOUND if _is_reaped_by_kernel(worker) else _EXIT_CODE_BOUND
+        code = worker.exit_code(bound, reap=not self.adapter.reaps)
         worker.settle_exit_code(code)
         # Somebody who reaps our processes may be about to reap this one.
         self.call_later(0.2, lambda: worker.settle_exit_code(code))
@@ -266,7 +267,7 @@ class Guard:
             self.deliver_last_outcome(worker)
         if worker.killed is None or worker.killed.reason != "repair":
             older = worker.older and seen.phase == ledger.UNBORN
-            unasked = seen.phase == ledger.LEFT and (code != 0 or not self.adapter.may_workers_leave())
+            unasked = seen.phase == ledger.LEFT and not self.adapter.may_worker_leave(code)
             suspect = seen.phase in _SUSPECT or older or unasked
             if suspect or seen.phase in (ledger.UNBORN, ledger.STARTING, ledger.FAILED):
                 self._note_idle_death(worker, seen, code)

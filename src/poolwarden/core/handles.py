@@ -107,16 +107,18 @@ class Handle:
         except (OSError, ValueError):
             return "", 0
 
-    def exit_code(self, timeout: float) -> int | None:
+    def exit_code(self, timeout: float, *, reap: bool = False) -> int | None:
         """Return the exit code as in `multiprocessing`, None if it cannot be had.
 
         Waits up to `timeout` seconds: the end of a process is seen a moment
         before its status can be read. The status is looked at with WNOWAIT and
-        left for the host, which would otherwise never learn of the end.
+        left for the host, which would otherwise never learn of the end; with
+        `reap` the host does not look for it, and the process object is asked.
         """
         deadline = time.monotonic() + timeout
         while True:
-            code = getattr(getattr(self.process, "_popen", None), "returncode", None)
+            popen = getattr(self.process, "_popen", None)
+            code = self.process.exitcode if reap else getattr(popen, "returncode", None)
             if code is not None:
                 # 255 with a signal-less end is what `multiprocessing` makes of
                 # a fork server that died; it says nothing of this worker.

@@ -1,0 +1,94 @@
+"""`concurrent.futures.ProcessPoolExecutor`.
+
+What differs between Python versions is asked of the module itself: whether its
+worker's main function takes a number of tasks (3.11), and whether the executor
+can be ended by force (3.14).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures.process
+import inspect
+from typing import Any, ClassVar
+
+from ..core.seams import Patch
+from ..policy import Policy
+from ..worker.member import birth
+from .executors import ExecutorAdapter, Method
+
+
+class FuturesExecutor(ExecutorAdapter):
+    """Guards one `concurrent.futures.ProcessPoolExecutor`."""
+
+    name: ClassVar[str] = "ProcessPoolExecutor"
+    module: ClassVar[Any] = concurrent.futures.process
+    attributes: ClassVar[tuple[str, ...]] = (*ExecutorAdapter.attributes, "_mp_context", "_shutdown_lock")
+    _default: ClassVar[Policy | None] = None
+    _construction: ClassVar[Patch]
+
+    def __init__(self, policy: Policy, executor: Any) -> None:
+        super().__init__(policy, executor)
+        self._context = executor._mp_context
+        arguments = [
+            self._call_queue,
+            self._result_queue,
+            birth,
+            (self.guard.folder, *self._bare_initializer),
+        ]
+        if "max_tasks" in inspect.signature(self.module._process_worker).parameters:
+            arguments.append(executor._max_tasks_per_child)
+        self._arguments = tuple(arguments)
+
+    @classmethod
+    def guards(cls, obj: object) -> bool:
+        """Return whether `obj` is an executor of this host."""
+        return isinstance(obj, cls.module.ProcessPoolExecutor)
+
+    def attach(self, executor: Any) -> None:
+        super().attach(executor)
+        if hasattr(executor, "_force_shutdown"):
+            executor._force_shutdown = _ForceShutdown(self, executor, "_force_shutdown")
+
+    def detach(self, executor: Any) -> None:
+        vars(executor).pop("_force_shutdown", None)
+        super().detach(executor)
+
+    def spawn(self, executor: Any) -> None:
+        # Not the executor's own method: shutdown(wait=False) clears what that
+        # needs, and from 3.13 on it asserts that nobody forks that late.
+        process = self._context.Process(target=self.module._process_worker, args=self._arguments)
+        process.start()
+        self.processes_by_pid[process.pid] = process
+
+    @classmethod
+    def install(cls, policy: Policy) -> None:
+        """Guard every executor of this host that is made from now on."""
+        if cls._default is None:
+            cls._construction.take()
+        cls._default = policy
+
+    @classmethod
+    def uninstall(cls) -> None:
+        """Take `install` back."""
+        cls._default = None
+        cls._construction.drop()
+
+
+class _ForceShutdown(Method):
+    """``terminate_workers`` and ``kill_workers``: what is running is lost on purpose."""
+
+    def __call__(self, operation: Any) -> Any:
+        self.adapter.guard.break_pool(f"its workers were ended by {operation}_workers()")
+        return self.bare(operation)
+
+
+def _on_construction(wrapped: Any, executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    wrapped(*args, **kwargs)
+    policy = FuturesExecutor._default
+    if policy is not None:
+        FuturesExecutor.guard_new(executor, policy)
+
+
+FuturesExecutor._construction = Patch(
+    concurrent.futures.process.ProcessPoolExecutor, "__init__", _on_construction
+)

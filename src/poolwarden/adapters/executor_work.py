@@ -1,0 +1,114 @@
+"""A work item of a guarded executor: what its manager thread handles.
+
+The executor makes one for each ``submit``; this one takes its place, and the
+place of the future in it, as far as the manager thread is concerned. The
+caller's own `Future` is left alone. Everything here runs in the manager
+thread, but for the making, which happens in ``submit``.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import InvalidStateError
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..core.tickets import VERDICT, Ticket
+from ..worker import envelope
+
+if TYPE_CHECKING:
+    from .executors import ExecutorAdapter
+
+
+class Work:
+    """Stands in for the host's ``_WorkItem`` and for the future in it.
+
+    The call is pickled when the manager thread asks for it, so that a queued
+    task takes no more memory than in the bare executor, and its future can be
+    cancelled as long.
+    """
+
+    __slots__ = ("_adapter", "_args", "_func", "_kwds", "_running", "_site", "caller", "ticket", "work_id")
+
+    kwargs: dict[str, Any] = {}  # noqa: RUF012 - the envelope takes none
+
+    def __init__(
+        self, adapter: ExecutorAdapter, work_id: int, item: Any, site: tuple[str, int] | None
+    ) -> None:
+        self._adapter = adapter
+        self.work_id = work_id
+        self.caller = item.future
+        self._func, self._args, self._kwds = item.fn, item.args, item.kwargs
+        self._site = site
+        self._running = False
+        self.ticket: Ticket | None = None
+
+    @property
+    def future(self) -> Work:
+        """What the manager thread takes for the future."""
+        return self
+
+    @property
+    def fn(self) -> Any:
+        """Return what is called in the worker; issues the ticket at the first call."""
+        if self.ticket is None:
+            self.ticket = self._issue()
+        return envelope.run if self.ticket.verdict is None else envelope.bounce
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Return the arguments of the call; its message is written next."""
+        ticket, guard = self.ticket, self._adapter.guard
+        assert ticket is not None, "fn is read first"
+        guard.sending(ticket)
+        return ticket.call(guard.folder) if ticket.verdict is None else (ticket.number, VERDICT)
+
+    def _issue(self) -> Ticket:
+        guard = self._adapter.guard
+        func, args, kwds = self._func, self._args, self._kwds
+        call: Any = (func, args, kwds)
+        flags, base = 0, None
+        if type(func) is partial and func.func is self._adapter.process_chunk and len(args) == 1:
+            # One chunk of ``map``; all chunks of a call share the partial.
+            func, items = func.args[0], args[0]
+            base = self._func.__dict__.setdefault("_poolwarden_items", 0)
+            self._func.__dict__["_poolwarden_items"] += len(items)
+            call, flags = (func, items), envelope.CHUNK | envelope.STAR
+        ticket = guard.tickets.issue(self.work_id, func, call, guard.policy, flags=flags, base=base)
+        ticket.site = self._site
+        # As the bare executor does, so that large arguments can be freed.
+        self._func = self._args = self._kwds = None
+        return ticket
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """As the future's; a task that is sent again is running already."""
+        if not self._running:
+            self._running = bool(self.caller.set_running_or_notify_cancel())
+        return self._running
+
+    def set_result(self, outcome: tuple[int, int, bytes]) -> None:
+        """Give the caller what the envelope holds."""
+        guard = self._adapter.guard
+        answer = guard.settle(*outcome)
+        if answer is None:
+            if outcome[0] in guard.tickets.open:
+                # It goes on; the manager thread has taken it out already.
+                self._adapter.keep(self)
+            return
+        _, ok, value = answer
+        try:
+            if ok:
+                self.caller.set_result(value)
+            else:
+                self.caller.set_exception(value)
+        except InvalidStateError:
+            pass
+
+    def set_exception(self, error: BaseException) -> None:
+        """Give the caller an exception of the host's own."""
+        if self.ticket is not None:
+            self._adapter.guard.settle(*self._adapter.guard.tickets.host_failure(self.ticket.number, error))
+        self.caller.set_exception(error)
+
+    def cancel(self) -> bool:
+        """As the future's."""
+        return bool(self.caller.cancel())

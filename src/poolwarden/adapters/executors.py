@@ -1,0 +1,568 @@
+"""What executors with a manager thread have in common.
+
+`concurrent.futures.ProcessPoolExecutor` and loky's are of one design: a
+manager thread moves work items into a call queue, reads a result queue, and
+takes the end of any worker for the end of the executor. Here it is kept from
+seeing such ends: the watchdog does, and tells the manager thread what to do
+through the result queue, so that one thread answers everything.
+
+Seams, all on the instance, so that they reach an executor that is in use:
+``_work_ids.put`` sees every task; ``_processes`` every birth;
+``wait_result_broken_or_wakeup`` of the manager thread is replaced; the
+initializer is exchanged for `worker.member.birth`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import pickle
+import select
+import signal
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from traceback import format_exception
+from typing import Any, ClassVar, Final
+
+from ..core import plumbing
+from ..core.gate import Gate
+from ..core.guard import Guard
+from ..core.mailbox import Mailbox
+from ..core.seams import check_attributes
+from ..core.tickets import Ticket, caller_site
+from ..core.workers import Snapshot, Worker
+from ..policy import Policy
+from ..worker.ledger import LEFT, RUNNING
+from ..worker.member import birth
+from .base import PoolAdapter
+from .executor_work import Work
+
+log = logging.getLogger("poolwarden")
+
+#: Seconds for one of the executor's own threads to react.
+THREAD_BOUND: Final = 2.0
+#: Seconds that a worker has to leave by itself when the executor ends.
+TERM_BOUND: Final = 1.0
+#: Marks our own messages in the result queue, and calls that do nothing.
+MAIL: Final = "poolwarden"
+
+_OWN_FILES: Final = (
+    "poolwarden/adapters/executors.py",
+    "concurrent/futures/process.py",
+    "concurrent/futures/_base.py",
+    "asyncio/base_events.py",
+    "process_executor.py",
+    "reusable_executor.py",
+)
+_THREAD_METHODS: Final = (
+    "wait_result_broken_or_wakeup",
+    "add_call_item_to_queue",
+    "flag_executor_shutting_down",
+    "join_executor_internals",
+)
+_numbers = itertools.count(1)
+
+
+class ExecutorAdapter(PoolAdapter):
+    """Guards one executor; a host adds its names and what is different."""
+
+    module: ClassVar[Any]
+    reaps = False
+    birth_methods: ClassVar[tuple[str, ...]] = (
+        "_spawn_process",
+        "_adjust_process_count",
+        "_replace_dead_worker",
+    )
+    attributes: ClassVar[tuple[str, ...]] = (
+        "_processes",
+        "_work_ids",
+        "_pending_work_items",
+        "_call_queue",
+        "_result_queue",
+        "_initializer",
+        "_initargs",
+        "_executor_manager_thread",
+        "_executor_manager_thread_wakeup",
+        "_start_executor_manager_thread",
+    )
+
+    def __init__(self, policy: Policy, executor: Any) -> None:
+        super().__init__()
+        self.gate = Gate()
+        self.process_chunk = self.module._process_chunk
+        self.guard = Guard(self, policy, f"{self.name}-{next(_numbers)}")
+        self._executor: weakref.ref[Any] = weakref.ref(executor)
+        self._call_queue, self._result_queue = executor._call_queue, executor._result_queue
+        self._pending: dict[Any, Any] = executor._pending_work_items
+        self._work_ids = executor._work_ids
+        self._bare_initializer = executor._initializer, executor._initargs
+        self._mailbox = Mailbox(executor._result_queue._writer)
+        self._max_workers: int = executor._max_workers
+        self._thread: Any = None
+        self._joining = False
+        self._gone: deque[Worker] = deque()
+        self._actions: dict[int, Callable[[], None]] = {}
+        self._action_numbers = itertools.count(1)
+
+    # Guarding.
+
+    @classmethod
+    def guard_object(cls, executor: Any, policy: Policy) -> None:
+        """Guard `executor`, or change the policy of one that is guarded."""
+        adapter = getattr(executor, "_poolwarden", None)
+        if adapter is not None:
+            adapter.guard.policy = policy
+            return
+        check_attributes(executor, cls.attributes, cls.name)
+        cls(policy, executor).attach(executor)
+
+    @classmethod
+    def guard_new(cls, executor: Any, policy: Policy) -> None:
+        """Guard an executor that has just been made; one that cannot be is left bare, with a warning."""
+        try:
+            cls.guard_object(executor, policy)
+        except Exception as error:
+            log.warning("poolwarden: this %s is not guarded: %s", cls.name, error)
+
+    @classmethod
+    def unguard_object(cls, executor: Any) -> None:
+        """Leave `executor` to itself."""
+        adapter = getattr(executor, "_poolwarden", None)
+        if adapter is not None:
+            adapter.detach(executor)
+
+    def attach(self, executor: Any) -> None:
+        """Hook `executor` up; its private names have been checked."""
+        with self.submit_lock(executor), self.guard.births:
+            executor._initializer, executor._initargs = birth, (self.guard.folder, *self._bare_initializer)
+            self.processes_by_pid = Processes(self, executor._processes)
+            executor._processes = self.processes_by_pid
+            for process in list(self.processes_by_pid.values()):
+                self.guard.born(process, older=True)
+            adopted = [id for id, item in list(self._pending.items()) if not item.future.running()]
+            for work_id in adopted:
+                self._pending[work_id] = Work(self, work_id, self._pending[work_id], None)
+            self._work_ids.put = self._on_put
+            if executor._executor_manager_thread is not None:
+                self.take_thread(executor._executor_manager_thread)
+                executor._executor_manager_thread_wakeup.wakeup()
+            executor._start_executor_manager_thread = _Starter(self, executor)
+            self._lock_births(executor)
+            executor._poolwarden = self
+        weakref.finalize(executor, self._collected)
+
+    def detach(self, executor: Any) -> None:
+        """Leave `executor` to itself; tasks in flight are still understood."""
+        with self.submit_lock(executor):
+            executor._initializer, executor._initargs = self._bare_initializer
+            del self._work_ids.put
+            del executor._start_executor_manager_thread
+            del executor._poolwarden
+            for owner in (executor, self._thread):
+                for name in (*self.birth_methods, *_THREAD_METHODS):
+                    vars(owner).pop(name, None) if owner is not None else None
+            if self._thread is not None:
+                self._thread.thread_wakeup.wakeup()
+        self.guard.retire()
+
+    def submit_lock(self, executor: Any) -> Any:
+        """Return the lock under which the host submits."""
+        return executor._shutdown_lock
+
+    def _on_put(self, work_id: Any, *args: Any) -> None:
+        """Stand in for ``_work_ids.put``: in the thread that submits."""
+        item = self._pending.get(work_id)
+        if item is not None and not isinstance(item, Work):
+            self._pending[work_id] = Work(self, work_id, item, caller_site(_OWN_FILES, sys._getframe(1)))
+        type(self._work_ids).put(self._work_ids, work_id, *args)
+
+    def _lock_births(self, owner: Any) -> None:
+        """Have no worker born while the world is stopped."""
+        for name in self.birth_methods:
+            if hasattr(owner, name):
+                setattr(owner, name, _Birth(self, owner, name))
+
+    def take_thread(self, thread: Any) -> None:
+        """Hook the manager thread up, before it is started if possible."""
+        self._thread = thread
+        self._lock_births(thread)
+        thread.processes = self.processes_by_pid
+        self._poll = select.poll()
+        self._results = self._result_queue._reader
+        self._wakeups = thread.thread_wakeup._reader
+        self._poll.register(self._results.fileno(), select.POLLIN)
+        self._poll.register(self._wakeups.fileno(), select.POLLIN)
+        thread.wait_result_broken_or_wakeup = self._wait
+        thread.add_call_item_to_queue = self._add_calls
+        thread.flag_executor_shutting_down = self._flag_shutting_down
+        thread.join_executor_internals = self._join_internals
+
+    def _collected(self) -> None:
+        if self._thread is None:
+            self._end()
+
+    def _end(self) -> None:
+        self._mailbox.close()
+        self.guard.close()
+
+    # In the manager thread.
+
+    def _add_calls(self) -> None:
+        self.gate.enter()
+        try:
+            type(self._thread).add_call_item_to_queue(self._thread)
+        finally:
+            self.gate.leave()
+
+    def _wait(self) -> tuple[Any, bool, Any]:
+        """Stand in for ``wait_result_broken_or_wakeup``; never reports a broken executor for a death."""
+        result, broken, cause = None, False, None
+        ready = {fd for fd, _ in self._poll.poll()}
+        if self._results.fileno() in ready:
+            try:
+                result = self._results.recv()
+            except BaseException as error:
+                # Of a task that was sent before the guard came.
+                broken, cause = True, self.undecodable(error)
+            if type(result) is tuple and result[0] == MAIL:
+                self._handle_mail(*result[1:])
+                result = None
+            elif getattr(result, "work_id", None) == MAIL:
+                result = None
+            elif self.is_bad(result):
+                broken, cause, result = True, self.bad_cause(result), None
+        if self._wakeups.fileno() in ready:
+            # All of them at once; each is an empty message.
+            os.read(self._wakeups.fileno(), 1 << 16)
+        if self.guard.broken is not None and not self._joining:
+            self._fail_everything()
+            broken = True
+        return result, broken, cause
+
+    def undecodable(self, error: BaseException) -> Any:
+        """Return what the host says of a result that cannot be unpickled."""
+        return format_exception(type(error), error, error.__traceback__)
+
+    def is_bad(self, result: Any) -> bool:
+        """Return whether a worker reports something that breaks the executor."""
+        return False
+
+    def bad_cause(self, result: Any) -> Any:
+        """Return what the host makes of such a report."""
+        return None
+
+    def _handle_mail(self, number: int, kind: int, data: bytes, work_id: Any) -> None:
+        if work_id is None:
+            self._actions.pop(number)()
+        else:
+            self.finish(work_id, (number, kind, data))
+
+    def finish(self, work_id: Any, outcome: tuple[int, int, bytes]) -> None:
+        """Answer a work item, as the host does for a result."""
+        item = self._thread.pending_work_items.pop(work_id, None)
+        if item is not None:
+            item.future.set_result(outcome)
+
+    def keep(self, work: Work) -> None:
+        """Have a work item back among those that are pending. Manager thread."""
+        self._thread.pending_work_items[work.work_id] = work
+
+    def _flag_shutting_down(self) -> None:
+        thread = self._thread
+        type(thread).flag_executor_shutting_down(thread)
+        # With cancel_futures the host empties its queue of ids; tasks that
+        # wait to be sent again are running, and cannot be cancelled.
+        for work_id, item in thread.pending_work_items.items():
+            ticket = getattr(item, "ticket", None)
+            if ticket is not None and not ticket.sent and work_id not in self._work_ids.queue:
+                type(self._work_ids).put(self._work_ids, work_id)
+
+    def _join_internals(self, *args: Any, **kwargs: Any) -> None:
+        self._joining = True
+        try:
+            type(self._thread).join_executor_internals(self._thread, *args, **kwargs)
+        finally:
+            self._end()
+
+    def _fail_everything(self) -> None:
+        """Answer all that is pending, and end the workers, before the host ends the executor."""
+        self._joining = True
+        self.guard.stop_watching()
+        thread = self._thread
+        for item in list(thread.pending_work_items.values()):
+            ticket = getattr(item, "ticket", None)
+            with contextlib.suppress(Exception):
+                item.future.set_exception(self.guard.broken_error(ticket))
+        thread.pending_work_items.clear()
+        plumbing.end_workers(self.guard.live_workers(), TERM_BOUND)
+        plumbing.free(getattr(self._call_queue, "_rlock", None))
+        plumbing.free(getattr(self._result_queue, "_wlock", None))
+
+    def _replace_gone(self) -> None:
+        """Take dead workers out of the executor and start others. Manager thread."""
+        gone = [self._gone.popleft() for _ in range(len(self._gone))]
+        for worker in gone:
+            if self.processes_by_pid.get(worker.pid) is worker.process:
+                del self.processes_by_pid[worker.pid]
+            worker.process.join(THREAD_BOUND)
+        if self._joining or self.guard.broken is not None:
+            return
+        thread, executor = self._thread, self._executor()
+        if thread.is_shutting_down() and not thread.pending_work_items:
+            return
+        self.guard.breaker.wait_before_birth()
+        for worker in gone:
+            # One that left on purpose is replaced by the host; older patch
+            # levels trust a stale token instead, and stall (gh-115634).
+            if not worker.left or len(self.processes_by_pid) < min(
+                self._max_workers, len(thread.pending_work_items)
+            ):
+                with self.guard.births:
+                    self.spawn(executor)
+
+    def spawn(self, executor: Any) -> None:
+        """Start one worker; the executor may be gone. Manager thread."""
+        raise NotImplementedError
+
+    # PoolAdapter.
+
+    def processes(self) -> list[Any]:
+        return list(self.processes_by_pid.values())
+
+    def with_remote_traceback(self, error: BaseException, text: str) -> BaseException:
+        error.__cause__ = self.module._RemoteTraceback(f'\n"""\n{text}"""')
+        return error
+
+    def unsendable(self, why: str, what: str, text: str, cause: BaseException | None) -> BaseException:
+        error = cause if cause is not None else pickle.PicklingError(why)
+        return self.with_remote_traceback(error, text or why)
+
+    def deliver(self, ticket: Ticket, kind: int, data: bytes) -> None:
+        self._mailbox.post(pickle.dumps((MAIL, ticket.number, kind, data, ticket.key)))
+
+    def call_in_manager(self, action: Callable[[], None]) -> None:
+        """Have the manager thread call `action`, behind what is on its way to it. Any thread."""
+        number = next(self._action_numbers)
+        self._actions[number] = action
+        self._mailbox.post(pickle.dumps((MAIL, number, 0, b"", None)))
+
+    def resend(self, tickets: Iterable[Ticket]) -> None:
+        work_ids = self._work_ids
+        with work_ids.mutex:
+            for ticket in sorted(tickets, key=lambda ticket: ticket.number, reverse=True):
+                ticket.sent = False
+                work_ids.queue.appendleft(ticket.key)
+        self.call_in_manager(lambda: None)
+
+    def buried(self, worker: Worker, seen: Snapshot) -> None:
+        worker.left = seen.phase == LEFT
+        self._gone.append(worker)
+
+    def may_worker_leave(self, code: int | None) -> bool:
+        if self._joining or self._thread.is_shutting_down():
+            return True
+        return code == 0 and getattr(self._thread, "max_tasks_per_child", None) is not None
+
+    def nudge(self) -> None:
+        if self._gone and self._thread is not None:
+            self.call_in_manager(self._replace_gone)
+
+    def on_broken(self) -> None:
+        executor = self._executor()
+        if executor is not None:
+            executor.submit = _Refuser(self.guard)
+        self.call_in_manager(lambda: None)
+
+    def repair(self, guard: Guard) -> None:
+        if not guard.births.acquire(timeout=THREAD_BOUND * 5):
+            guard.break_pool("a new worker could not be started for a long time")
+            return
+        try:
+            # While the executor is taken down nothing is pending any more, and
+            # its queues may be closed already.
+            if not self._joining:
+                self.gate.shut()
+                self._mend(guard)
+        finally:
+            self.gate.open()
+            guard.births.release()
+        if self._joining:
+            self._end_idle_workers()
+
+    def _mend(self, guard: Guard) -> None:
+        queue = self._call_queue
+        known = guard.live_workers()
+        workers = [worker for worker in known if not worker.has_ended()]
+        readers: set[Worker] = set()
+        if plumbing.wait_until(lambda: not self.gate.busy and self._is_empty(), plumbing.READER_BOUND):
+            readers = plumbing.waiting_readers(workers, queue._reader.fileno())
+        frozen = plumbing.freeze(workers)
+        kept = plumbing.kill_all_but(
+            workers, lambda worker: worker in readers or plumbing.is_harmless(worker)
+        )
+        seen = [worker.snapshot() for worker in known]
+        begun = {snapshot.ticket for snapshot in seen if snapshot.phase >= RUNNING}
+        for worker in set(known).difference(kept):
+            guard.deliver_last_outcome(worker)
+        plumbing.free(getattr(self._result_queue, "_wlock", None))
+        dry = readers.isdisjoint(kept)
+        if dry and not plumbing.take(queue._rlock, THREAD_BOUND):
+            guard.break_pool("the lock of its call queue could not be had")
+            return
+        plumbing.thaw(worker for worker in frozen if worker in kept)
+        if dry:
+            plumbing.wait_until(lambda: not self.gate.busy, THREAD_BOUND)
+            self._drain()
+        unstarted = [
+            (ticket, ticket.sendings)
+            for ticket in list(guard.tickets.open.values())
+            if ticket.sent and ticket.verdict is None and ticket.number not in begun
+        ]
+        # What the manager thread has still to handle may answer some of these.
+        self.call_in_manager(lambda: self._resend_unanswered(unstarted))
+        if dry:
+            queue._rlock.release()
+
+    def _is_empty(self) -> bool:
+        """Return whether every call that was put has been taken by a worker."""
+        queue = self._call_queue
+        return not queue._buffer and queue._sem._semlock._get_value() == queue._maxsize
+
+    def _drain(self) -> None:
+        """Empty the call queue while its reader's lock is ours, and make room for as many calls as before."""
+        queue = self._call_queue
+        fd = queue._reader.fileno()
+        if queue._thread is not None and queue._thread.is_alive():
+            # The feeder thread may hold a call that it has not written yet.
+            # It writes in order, so all is there once this one has come.
+            mark = _Mark()
+            with queue._notempty:
+                queue._buffer.append(mark)
+                queue._notempty.notify()
+            left = bytearray()
+
+            def arrived() -> bool:
+                left.extend(plumbing.read_available(fd))
+                return mark.text in left
+
+            plumbing.wait_until(arrived, THREAD_BOUND)
+        plumbing.read_available(fd)
+        with contextlib.suppress(ValueError):
+            while queue._sem._semlock._get_value() < queue._maxsize:
+                queue._sem.release()
+
+    def _resend_unanswered(self, tickets: list[tuple[Ticket, int]]) -> None:
+        open_tickets = self.guard.tickets.open
+        # Another repair may have had the same tickets on its list.
+        self.resend(
+            ticket
+            for ticket, sendings in tickets
+            if ticket.number in open_tickets
+            and ticket.verdict is None
+            and ticket.sent
+            and ticket.sendings == sendings
+        )
+
+    def _end_idle_workers(self) -> None:
+        """End who is left of an executor that is shut down and has answered everything."""
+        workers = self.guard.live_workers()
+        plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), TERM_BOUND)
+        for worker in workers:
+            worker.send(signal.SIGKILL)
+
+
+class Processes(dict[int, Any]):
+    """The executor's table of workers, which tells the guard of births."""
+
+    def __init__(self, adapter: ExecutorAdapter, processes: dict[int, Any]) -> None:
+        super().__init__(processes)
+        self._adapter = adapter
+
+    def __setitem__(self, pid: int, process: Any) -> None:
+        super().__setitem__(pid, process)
+        self._adapter.guard.born(process)
+
+    def pop(self, pid: int, *default: Any) -> Any:
+        """As a dict's; a worker that has been replaced already is no error."""
+        return super().pop(pid, *(default or (_Ended(),)))
+
+
+class _Ended:
+    def join(self, timeout: float | None = None) -> None:
+        """Return at once."""
+
+
+class Method:
+    """Stands in for a method of an object, on the object, without keeping it alive."""
+
+    def __init__(self, adapter: ExecutorAdapter, owner: Any, name: str) -> None:
+        self.adapter = adapter
+        self._owner = weakref.ref(owner)
+        self._name = name
+
+    def bare(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what the class has."""
+        owner: Any = self._owner()
+        return getattr(type(owner), self._name)(owner, *args, **kwargs)
+
+
+class _Birth(Method):
+    """A method that may start workers."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        guard = self.adapter.guard
+        with guard.births:
+            return self.bare(*args, **kwargs) if guard.broken is None else None
+
+
+class _Starter(Method):
+    """``_start_executor_manager_thread``: the thread is hooked up before it runs."""
+
+    _patching = threading.Lock()
+
+    def __init__(self, adapter: ExecutorAdapter, executor: Any) -> None:
+        super().__init__(adapter, executor, "_start_executor_manager_thread")
+
+    def __call__(self) -> None:
+        module, adapter = self.adapter.module, self.adapter
+        with self._patching:
+            thread_class = module._ExecutorManagerThread
+
+            def make(executor: Any) -> Any:
+                thread = thread_class(executor)
+                if executor is self._owner():
+                    adapter.take_thread(thread)
+                return thread
+
+            module._ExecutorManagerThread = make
+            try:
+                self.bare()
+            finally:
+                module._ExecutorManagerThread = thread_class
+
+
+class _Refuser:
+    """Stands in for ``submit`` of an executor that is broken."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._guard.broken_error(None)
+
+
+class _Mark:
+    """A call that only shows that the feeder thread has written all before it."""
+
+    work_id = MAIL
+
+    def __init__(self) -> None:
+        self.text = os.urandom(16)
+
+    def __reduce__(self) -> Any:
+        return bytes, (self.text,)
