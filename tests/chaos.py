@@ -12,7 +12,7 @@ no process was left. What is right is decided in `tests.tally`.
 
 The seed fixes the tasks, the submission methods and the order of the kills;
 the moments are the kernel's. A run without progress is ended and reported.
-Linux only. Does not cover timeouts, retries and initializers.
+Linux only. Does not cover timeouts and retries.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.killing import Killer, offspring, slay_all
+from tests.killing import Killer, describe, offspring, slay_all
 from tests.tally import Group, Reply, Shape, Tally, Verdict, judge, work
 
 SIZES = {0: 82.7, 1 << 10: 7, 5 << 10: 6, 100 << 10: 4, 2 << 20: 0.3}  # bytes: weight; PIPE_BUF is 4096
 WINDOWS = (4, 16, 64, 200)  # tasks outstanding at most; the smallest leaves workers idle
+DELAYS = (0, 0.0001, 0.0005, 0.003)  # seconds from an answer to a kill at most
 LEAVE = 5.0  # seconds a process may take to go away after the shutdown
 
 
@@ -62,7 +63,8 @@ class PoolHost:
 
     def open(self) -> Any:
         """Return a new pool, guarded unless ``--bare``."""
-        pool = multiprocessing.get_context(self._options.start).Pool(self._options.workers)
+        context = multiprocessing.get_context(self._options.start)
+        pool = context.Pool(self._options.workers, maxtasksperchild=self._options.recycle)
         if self._options.bare:
             return pool
         from poolwarden import guard
@@ -154,6 +156,7 @@ class Run:
         self.killer = Killer(lambda: host.workers(self._pool), random.Random(f"{options.seed} busy"))
         self.over = threading.Event()
         self._host = host
+        self._others = offspring()
         self._log = os.path.join(folder, "ran")
         Path(self._log).touch()
         self._pool: Any = None
@@ -189,9 +192,9 @@ class Run:
         if self._failure:
             verdict.notes.append(self._failure)
         deadline = time.monotonic() + LEAVE
-        while offspring() and time.monotonic() < deadline:
+        while (left := offspring() - self._others) and time.monotonic() < deadline:
             time.sleep(0.02)  # the fork server's processes are not ours to wait for
-        verdict.left = len(offspring())
+        verdict.left = len(left)
         if self._shutdown > LEAVE:
             verdict.notes.append(f"SHUTDOWN took {self._shutdown:.1f} s")
         if verdict.kills < 0.9 * self.options.kills:
@@ -254,7 +257,7 @@ class Run:
                 self.tally.nudge()
                 if not self.tally.wait(lambda due=due: len(self.tally.fates) >= due):
                     return
-                time.sleep(rng.uniform(0, 0.003))  # away from the answer that woke us
+                time.sleep(rng.random() * rng.choice(DELAYS))  # away from the answer that woke us
                 spent += self.killer.strike(count) or budget  # nobody there for a long time: give up
         finally:
             self._struck_until = math.inf
@@ -279,6 +282,7 @@ def leave(run: Run) -> None:
         print_verdict(run)
         if not run.options.bare:
             faulthandler.dump_traceback(all_threads=True)
+            print(*map(describe, offspring()), sep="\n", file=sys.stderr, flush=True)
         shutil.rmtree(run.folder, ignore_errors=True)
         slay_all()
     finally:
@@ -306,6 +310,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--losses", choices=("return", "raise"), default="return")
+    parser.add_argument("--recycle", type=int, metavar="N", help="maxtasksperchild")
     parser.add_argument("--bare", action="store_true", help="no guard: shows what happens without")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds without an answer that end it")
     return parser.parse_args(arguments)

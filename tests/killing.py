@@ -84,6 +84,16 @@ def offspring() -> set[int]:
     return {pid for pid in found - _servants() if _is_ours(pid)}
 
 
+def describe(pid: int) -> str:
+    """Return in which state a process is, and in which system call, as the kernel says."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        return f"process {pid}: {state}, {(folder / 'wchan').read_text()}, {(folder / 'syscall').read_text()}"
+    except OSError as error:
+        return f"process {pid}: {error}"
+
+
 def slay_all() -> None:
     """Kill all processes of the pools here. No pool can start one afterwards."""
     BaseProcess.start = _refuse  # type: ignore[method-assign]

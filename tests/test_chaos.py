@@ -137,6 +137,9 @@ class FaultyPool:
     def join(self) -> None:
         pass
 
+    def terminate(self) -> None:
+        pass
+
 
 class Answers:
     """As `IMapIterator`: goes on after an exception, which a generator cannot."""
