@@ -175,6 +175,7 @@ class MultiprocessingPool(PoolAdapter):
     def repopulate(self, start: Any, arguments: dict[str, Any]) -> None:
         """Start missing workers under the guard. Worker handler's thread, or the pool's maker."""
         guard = self.guard
+        guard.wait_for_burials()
         guard.breaker.wait_before_birth()
         with guard.births:
             if guard.broken is not None or self._ending:

@@ -29,8 +29,11 @@ class MultiprocessingProcess:
 
     name: ClassVar[str] = "Process"
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, process: Any) -> None:
         self.policy = policy
+        # Taken now: start() deletes it.
+        target = getattr(process, "_target", None)
+        self._function = name_of(type(process).run if target is None else target)
         self.timed_out = False
         self._handle: Handle | None = None
         self._error: PoolWardenError | None = None
@@ -47,7 +50,7 @@ class MultiprocessingProcess:
         if policy.retries or policy.grace or policy.startup_timeout is not None:
             raise ConfigurationError("a Process takes only timeout=; the other options are for pools")
         if not hasattr(process, "_poolwarden"):
-            process._poolwarden = cls(policy)
+            process._poolwarden = cls(policy, process)
             process.__class__ = _guarded_class(cast("Any", type(process)))
         process._poolwarden.policy = policy
         if process.pid is not None:
@@ -86,8 +89,7 @@ class MultiprocessingProcess:
         if code is None or code == 0:
             return None
         if self._error is None:
-            target = process._target if process._target is not None else type(process).run
-            task = TaskInfo(name_of(target), None, None, 1)
+            task = TaskInfo(self._function, None, None, 1)
             killed = "poolwarden killed it: it outran its timeout" if self.timed_out else None
             oom = self._oom.moved(process.pid) if code == -signal.SIGKILL else None
             exit = diagnose(Evidence(process.pid, code, killed, oom))
@@ -110,8 +112,16 @@ def _guarded_class(process_class: Any) -> Any:
     """Return a subclass of a process class that watches it and explains its end."""
 
     def start(self: Any) -> None:
-        process_class.start(self)
-        self._poolwarden.watch(self)
+        # The new process must meet neither this class nor the guard: spawn
+        # pickles the object, fork copies it.
+        guard = self.__dict__.pop("_poolwarden")
+        self.__class__ = process_class
+        try:
+            process_class.start(self)
+        finally:
+            self.__class__ = guarded
+            self._poolwarden = guard
+        guard.watch(self)
 
     def join(self: Any, timeout: float | None = None) -> None:
         process_class.join(self, timeout)
@@ -122,17 +132,6 @@ def _guarded_class(process_class: Any) -> Any:
         if error is not None and not util.is_exiting():
             raise error
 
-    def __reduce_ex__(self: Any, protocol: int) -> Any:  # noqa: N807 - pickled by spawn, which must not meet this class
-        reduced: Any = object.__reduce_ex__(self, protocol)
-        make, (_, *args), state, *rest = reduced
-        if isinstance(state, dict):
-            state = {name: value for name, value in state.items() if name != "_poolwarden"}
-        return (make, (process_class, *args), state, *rest)
-
-    methods = {
-        "start": start,
-        "join": join,
-        "__reduce_ex__": __reduce_ex__,
-        "__module__": process_class.__module__,
-    }
-    return type(process_class.__name__, (process_class,), methods)
+    methods = {"start": start, "join": join, "__module__": process_class.__module__}
+    guarded = type(process_class.__name__, (process_class,), methods)
+    return guarded

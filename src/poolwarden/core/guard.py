@@ -36,6 +36,8 @@ log = logging.getLogger("poolwarden")
 
 #: Seconds that the end of a pool waits for the watchdog to finish with a death.
 CLOSE_BOUND = 5.0
+#: Seconds that a replacement waits for the watchdog to have seen the death.
+BURIAL_BOUND = 0.05
 _SIGCHLD = getattr(signal, "SIGCHLD", signal.SIGTERM)
 #: Seconds that the exit code of a worker may take to be known. It comes within
 #: microseconds from a child, but through the host's own thread if that has just
@@ -80,6 +82,7 @@ class Guard:
         self._workers: dict[int, Worker] = {}  # by id() of the host's process object
         self._oom = OomWatch()
         self._later: list[tuple[float, Callable[[], None]]] = []
+        self._burials = threading.Condition()
         # Not shared with any process. Re-entrant: the last reference to a pool
         # may be dropped in the watchdog's own thread.
         self._watching = threading.RLock()
@@ -132,6 +135,19 @@ class Guard:
         if following is None:
             self.adapter.resend([ticket])
         return following
+
+    def wait_for_burials(self) -> None:
+        """Wait until those that have died are answered for; `BURIAL_BOUND` seconds at most.
+
+        To fork takes milliseconds during which no other thread runs, so a
+        replacement that is started at once delays the news of the death.
+        """
+        if any(worker.has_ended() for worker in self.live_workers()):
+            with self._burials:
+                self._burials.wait_for(
+                    lambda: self.closed or not any(worker.has_ended() for worker in self.live_workers()),
+                    BURIAL_BOUND,
+                )
 
     def live_workers(self) -> list[Worker]:
         """Return the workers whose end has not been reported."""
@@ -223,6 +239,8 @@ class Guard:
             if self.closed:
                 return
             suspect = [self._bury(worker) for worker in workers]
+            with self._burials:
+                self._burials.notify_all()
             if any(suspect):
                 self._repair()
             self.adapter.nudge()
@@ -236,6 +254,8 @@ class Guard:
             for entry in [entry for entry in self._later if entry[0] <= now]:
                 self._later.remove(entry)
                 entry[1]()
+            if self._later:
+                watchdog().schedule(self, min(when for when, _ in self._later))
             self.deadlines.look()
 
     def _repair(self) -> None:

@@ -14,6 +14,7 @@ worker, outcomes the other way. Nothing here decides what a payload means.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -91,11 +92,8 @@ class Store:
     def discard(self, name: str) -> None:
         """Remove a payload's file wherever it is; nothing happens when it is nowhere."""
         for place in self.places:
-            try:
+            with contextlib.suppress(OSError):
                 os.unlink(f"{place}/{name}")
-            except OSError:
-                continue
-            return
 
     def close(self) -> None:
         """Release the descriptor."""
@@ -298,7 +296,8 @@ class Frames:
             _write_all(self._fd, frame)
 
     def _move(self) -> None:
-        fd = self._open(self._spilled)
+        # Emptied: a worker that died in a move may have left a part there.
+        fd = self._open(self._spilled, os.O_TRUNC)
         with open(self._path, "rb") as file:
             while part := file.read(1 << 20):
                 _write_all(fd, part)
@@ -317,8 +316,8 @@ class Frames:
         return f"{self._places[1]}/{self._name}"
 
     @staticmethod
-    def _open(path: str) -> int:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | SAFE_OPEN, 0o600)
+    def _open(path: str, flags: int = 0) -> int:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | SAFE_OPEN | flags, 0o600)
 
     def close(self) -> None:
         """Close the file; it stays."""
