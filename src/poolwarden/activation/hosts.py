@@ -21,7 +21,8 @@ class Host:
     imported : str
         The host's module; an object of the host can exist only if it is in ``sys.modules``.
     adapter : str
-        ``module:class``, a module of `poolwarden.adapters`.
+        ``module:name`` of the adapter's class, or of a function that returns
+        it, in a module of `poolwarden.adapters`.
     kind : str
         What users call it, for error messages.
     """
@@ -33,7 +34,8 @@ class Host:
     def load(self) -> Any:
         """Return the adapter's class."""
         module, _, name = self.adapter.partition(":")
-        return getattr(importlib.import_module(f"poolwarden.adapters.{module}"), name)
+        found = getattr(importlib.import_module(f"poolwarden.adapters.{module}"), name)
+        return found if isinstance(found, type) else found()
 
 
 HOSTS: Final = (
@@ -42,6 +44,12 @@ HOSTS: Final = (
         "concurrent.futures.process",
         "executor:FuturesExecutor",
         "concurrent.futures.ProcessPoolExecutor",
+    ),
+    Host("loky.process_executor", "loky:for_loky", "loky.ProcessPoolExecutor"),
+    Host(
+        "joblib.externals.loky.process_executor",
+        "loky:for_joblib",
+        "joblib.externals.loky.ProcessPoolExecutor",
     ),
     Host("multiprocessing.process", "process:MultiprocessingProcess", "multiprocessing.Process"),
 )

@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..worker.payload import Dumper
+from ..worker.payload import Dumper, make_pickler
 
 if TYPE_CHECKING:
     from ..core.guard import Guard
@@ -46,17 +46,18 @@ class PoolAdapter(ABC):
     reaps : bool
         Whether the host notices by itself that a worker has ended.
     pickler_name : str
-        ``module:class`` of the host's pickler; used here and in the workers,
-        so that whatever the host can pickle still can be.
+        ``module:name`` of the host's pickler class, or of its ``dump``
+        function; used here and in the workers, so that whatever the host can
+        pickle still can be.
     """
 
     name: ClassVar[str]
     reaps: ClassVar[bool] = True
     pickler_name: ClassVar[str] = "multiprocessing.reduction:ForkingPickler"
 
-    def __init__(self) -> None:
+    def __init__(self, reducers: Any = None) -> None:
         module, _, name = self.pickler_name.partition(":")
-        self.dumper = Dumper(getattr(importlib.import_module(module), name))
+        self.dumper = Dumper(make_pickler(getattr(importlib.import_module(module), name), reducers))
 
     @abstractmethod
     def processes(self) -> list[Any]:
@@ -65,6 +66,10 @@ class PoolAdapter(ABC):
     @abstractmethod
     def with_remote_traceback(self, error: BaseException, text: str) -> BaseException:
         """Return a task's exception with the worker's traceback as its cause, as the host shows it."""
+
+    def as_host_error(self, error: BaseException) -> BaseException:
+        """Return an error of ours as one that this host's users catch already."""
+        return error
 
     @abstractmethod
     def unsendable(self, why: str, what: str, text: str, cause: BaseException | None) -> BaseException:

@@ -33,7 +33,7 @@ class FuturesExecutor(ExecutorAdapter):
             self._call_queue,
             self._result_queue,
             birth,
-            (self.guard.folder, *self._bare_initializer),
+            self.birth_arguments(),
         ]
         if "max_tasks" in inspect.signature(self.module._process_worker).parameters:
             arguments.append(executor._max_tasks_per_child)

@@ -92,7 +92,7 @@ class ExecutorAdapter(PoolAdapter):
     )
 
     def __init__(self, policy: Policy, executor: Any) -> None:
-        super().__init__()
+        super().__init__(getattr(executor._call_queue, "_reducers", None))
         self.gate = Gate()
         self.process_chunk = self.module._process_chunk
         self.guard = Guard(self, policy, f"{self.name}-{next(_numbers)}")
@@ -139,7 +139,7 @@ class ExecutorAdapter(PoolAdapter):
     def attach(self, executor: Any) -> None:
         """Hook `executor` up; its private names have been checked."""
         with self.submit_lock(executor), self.guard.births:
-            executor._initializer, executor._initargs = birth, (self.guard.folder, *self._bare_initializer)
+            executor._initializer, executor._initargs = birth, self.birth_arguments()
             self.processes_by_pid = Processes(self, executor._processes)
             executor._processes = self.processes_by_pid
             for process in list(self.processes_by_pid.values()):
@@ -155,6 +155,10 @@ class ExecutorAdapter(PoolAdapter):
             self._lock_births(executor)
             executor._poolwarden = self
         weakref.finalize(executor, self._collected)
+
+    def birth_arguments(self) -> tuple[Any, ...]:
+        """Return the arguments of `worker.member.birth`."""
+        return (self.guard.folder, *self._bare_initializer, getattr(self._result_queue, "_reducers", None))
 
     def detach(self, executor: Any) -> None:
         """Leave `executor` to itself; tasks in flight are still understood."""
@@ -319,11 +323,16 @@ class ExecutorAdapter(PoolAdapter):
         for worker in gone:
             # One that left on purpose is replaced by the host; older patch
             # levels trust a stale token instead, and stall (gh-115634).
-            if not worker.left or len(self.processes_by_pid) < min(
-                self._max_workers, len(thread.pending_work_items)
-            ):
+            wanted = min(self.max_workers(executor), len(thread.pending_work_items))
+            if not worker.left or len(self.processes_by_pid) < wanted:
                 with self.guard.births:
                     self.spawn(executor)
+
+    def max_workers(self, executor: Any) -> int:
+        """Return how many workers the executor, which may be gone, is to have."""
+        if executor is not None:
+            self._max_workers = executor._max_workers
+        return self._max_workers
 
     def spawn(self, executor: Any) -> None:
         """Start one worker; the executor may be gone. Manager thread."""
@@ -409,7 +418,7 @@ class ExecutorAdapter(PoolAdapter):
         begun = {snapshot.ticket for snapshot in seen if snapshot.phase >= RUNNING}
         for worker in set(known).difference(kept):
             guard.deliver_last_outcome(worker)
-        plumbing.free(getattr(self._result_queue, "_wlock", None))
+        self.free_locks()
         dry = readers.isdisjoint(kept)
         if dry and not plumbing.take(queue._rlock, THREAD_BOUND):
             guard.break_pool("the lock of its call queue could not be had")
@@ -427,6 +436,10 @@ class ExecutorAdapter(PoolAdapter):
         self.call_in_manager(lambda: self._resend_unanswered(unstarted))
         if dry:
             queue._rlock.release()
+
+    def free_locks(self) -> None:
+        """Free what workers may have held, besides the reader's lock of the call queue."""
+        plumbing.free(getattr(self._result_queue, "_wlock", None))
 
     def _is_empty(self) -> bool:
         """Return whether every call that was put has been taken by a worker."""

@@ -167,7 +167,8 @@ class Guard:
         """Return a new error that says why the pool cannot go on."""
         exit, text = self._broken_by
         task = None if ticket is None else ticket.info()
-        return verdicts.pool_broken(self.broken or "it was closed", exit, text, task=task)
+        error = verdicts.pool_broken(self.broken or "it was closed", exit, text, task=task)
+        return self.adapter.as_host_error(error)
 
     def break_pool(self, reason: str, exit: WorkerExit | None = None, text: str | None = None) -> None:
         """Give up: answer every open task, and refuse new ones."""
@@ -323,7 +324,7 @@ class Guard:
             event = "task_timeout"
         else:
             stack = worker.crash_stack() if exit.signal in _CRASHES else None
-            error, event = verdicts.worker_lost(info, exit, stack), "task_lost"
+            error, event = self.adapter.as_host_error(verdicts.worker_lost(info, exit, stack)), "task_lost"
             self.breaker.task_lost()
         kind = self.tickets.lose(ticket, seen.item, error, retry=event == "task_lost")
         if kind is None:

@@ -14,14 +14,14 @@ import os
 from . import ledger, signals
 from .ledger import LEFT, PHASE, SAFE_OPEN, Record
 from .orphan import die_with_parent
-from .payload import Dumper, Store
+from .payload import Dumper, Store, make_pickler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-#: File in the pool's folder that names the host's pickler: ``module:class``.
+#: File in the pool's folder that names the host's pickler: ``module:name``.
 HOST_FILE: Final = "host"
 
 _members: dict[str, Member] = {}
@@ -45,7 +45,7 @@ class Member:
 
     __slots__ = ("dumper", "folder", "in_task", "record", "soft_error", "stack_file", "store")
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, reducers: Any) -> None:
         self.folder = folder
         self.in_task = False
         self.soft_error: BaseException | None = None
@@ -53,7 +53,7 @@ class Member:
         self.record = _make_record(self.store)
         with open(f"{folder}/{HOST_FILE}", encoding="utf-8") as file:
             module, _, name = file.read().partition(":")
-        self.dumper = Dumper(getattr(importlib.import_module(module), name))
+        self.dumper = Dumper(make_pickler(getattr(importlib.import_module(module), name), reducers))
         fd = os.open(
             f"{folder}/{os.getpid()}.stack", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_OPEN, 0o600
         )
@@ -64,8 +64,15 @@ class Member:
         _mark_orderly_exit(self)
 
 
-def join(folder: str) -> Member:
+def join(folder: str, reducers: Any = None) -> Member:
     """Return this worker's membership, made at the first call for `folder`.
+
+    Parameters
+    ----------
+    folder : str
+        The pool's private folder.
+    reducers : dict, optional
+        What the host's pickler is to be given for results.
 
     Raises
     ------
@@ -74,11 +81,13 @@ def join(folder: str) -> Member:
     """
     member = _members.get(folder)
     if member is None:
-        member = _members[folder] = Member(folder)
+        member = _members[folder] = Member(folder, reducers)
     return member
 
 
-def birth(folder: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+def birth(
+    folder: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], reducers: Any = None
+) -> None:
     """Join the pool, then run its initializer: the initializer of guarded workers.
 
     Raises
@@ -87,7 +96,7 @@ def birth(folder: str, initializer: Callable[..., object] | None, initargs: tupl
         What the initializer raised, after its traceback was put in the record.
     """
     try:
-        member = join(folder)
+        member = join(folder, reducers)
     except OSError:
         # No room. The pool must start all the same; each task will say so.
         if initializer is not None:

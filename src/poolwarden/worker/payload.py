@@ -105,8 +105,8 @@ class Dumper:
 
     Parameters
     ----------
-    pickler_class : type
-        Called with one argument, the file.
+    pickler_class : callable
+        Called with one argument, the file; returns a pickler.
 
     Notes
     -----
@@ -122,7 +122,8 @@ class Dumper:
             getattr(pickler_class, "_copyreg_dispatch_table", None),
             getattr(pickler_class, "_extra_reducers", None),
         )
-        self._reuses = issubclass(pickler_class, pickle.Pickler) and None not in self._tables
+        is_c = isinstance(pickler_class, type) and issubclass(pickler_class, pickle.Pickler)
+        self._reuses = is_c and None not in self._tables
         self._reducers: Any = None
         self._free: list[tuple[Any, Sink]] = []
 
@@ -186,6 +187,40 @@ class Dumper:
         file = io.BytesIO()
         self._class(file).dump(obj)
         return file.getvalue()
+
+
+def make_pickler(host: Any, reducers: Any) -> Any:
+    """Return what makes picklers: a host's class, or its function with `reducers`."""
+    return host if isinstance(host, type) else ByFunction(host, reducers)
+
+
+class ByFunction:
+    """Makes picklers from a function ``dump(obj, file, reducers=None)``, as loky has one.
+
+    Parameters
+    ----------
+    dump : callable
+        The host's function; what pickler it uses may change at any time.
+    reducers : dict or None
+        The queue's own reducers.
+    """
+
+    def __init__(self, dump: Any, reducers: Any) -> None:
+        self._dump = dump
+        self._reducers = reducers
+
+    def __call__(self, file: Any) -> _BoundDump:
+        return _BoundDump(self._dump, file, self._reducers)
+
+
+class _BoundDump:
+    __slots__ = ("_dump", "_file", "_reducers")
+
+    def __init__(self, dump: Any, file: Any, reducers: Any) -> None:
+        self._dump, self._file, self._reducers = dump, file, reducers
+
+    def dump(self, obj: Any) -> None:
+        self._dump(obj, self._file, reducers=self._reducers)
 
 
 class Sink:
