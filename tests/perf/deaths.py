@@ -123,7 +123,7 @@ CASES = (
         "death",
         one_death,
         (
-            Row("lost", "SIGKILL to exception", "ms", "value", "≤ 5", "≤ 5, p99 ≤ 20", 5),
+            Row("lost", "SIGKILL to exception", "ms", "value", "≤ 5", "≤ 5, p99 ≤ 20", 5, p99=20),
             Row("following", "exception to next result", "ms", "value", "", "≤ 5", 5),
             Row("back", "exception to all workers back", "ms", "value"),
             Row("starts", "... in bare worker starts", "x", "value", "", "≤ 1.5", 1.5),
@@ -143,6 +143,7 @@ CASES = (
                 "",
                 "≤ 5, p99 ≤ 20",
                 5,
+                p99=20,
             ),
         ),
         variants=("guarded",),

@@ -36,8 +36,8 @@ class Row:
         Compared to the bare host by division or by subtraction, or not at all.
     stage, target : str
         What is asked for now, and in the end; empty when there is nothing.
-    limit : float or None
-        The number in `stage` (else `target`), to mark what misses it.
+    limit, p99 : float or None
+        The numbers in `stage` (else `target`), to mark what misses them.
     more : bool
         Whether more is better.
     subject : str
@@ -51,6 +51,7 @@ class Row:
     stage: str = ""
     target: str = ""
     limit: float | None = None
+    p99: float | None = None
     more: bool = False
     subject: str = "guarded"
 
@@ -113,7 +114,9 @@ class Result:
 
     @property
     def misses(self) -> bool:
-        """Whether the figure is on the wrong side of its limit."""
+        """Whether a figure is on the wrong side of its limit."""
+        if self.high is not None and self.row.p99 is not None and self.high > self.row.p99:
+            return True
         if self.value is None or self.row.limit is None:
             return False
         return self.value < self.row.limit if self.row.more else self.value > self.row.limit

@@ -50,6 +50,8 @@ def _cells(result: Result) -> tuple[str, ...]:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
+    if abs(value) < 0.005:
+        return "0"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 1 else f"{value:.2f}"
