@@ -59,21 +59,25 @@ class Way:
     chunk : int
         How many items travel, and fail, together: a host that meets an error
         in one does not run the rest of its chunk.
+    cancels : bool
+        Whether the host, at the first error, drops the items that have not begun.
     """
 
     call: Callable[[Any, Callable[..., Any], list[Any]], Answers]
     separate: bool
     indexed: bool
     chunk: int = 1
+    cancels: bool = False
 
     def check_others(self, answers: Answers, ran: dict[str, int], count: int, failed: int) -> None:
         """Check every item but the failed one: as the host does it when an item raises.
 
         Each item ran once, but for those behind the failed one in its chunk,
-        which may have been left out; and whoever can have a result has it.
+        or in the whole call, which may have been left out; and whoever can have
+        a result has it.
         """
         for item in range(count):
-            behind = item > failed and item // self.chunk == failed // self.chunk
+            behind = item > failed and (self.cancels or item // self.chunk == failed // self.chunk)
             allowed = (0, 1) if behind else (1,)
             assert ran.get(str(item), 0) in allowed, f"item {item} ran {ran.get(str(item), 0)} times: {ran}"
         right = [n * n for n in range(count) if n != failed]
