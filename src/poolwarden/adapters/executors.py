@@ -37,7 +37,7 @@ from ..core.seams import check_attributes
 from ..core.tickets import Ticket, caller_site
 from ..core.workers import Snapshot, Worker
 from ..policy import Policy
-from ..worker.ledger import LEFT, RUNNING
+from ..worker.ledger import LEFT
 from ..worker.member import birth
 from .base import PoolAdapter
 from .executor_work import Work
@@ -414,8 +414,7 @@ class ExecutorAdapter(PoolAdapter):
         kept = plumbing.kill_all_but(
             workers, lambda worker: worker in readers or plumbing.is_harmless(worker)
         )
-        seen = [worker.snapshot() for worker in known]
-        begun = {snapshot.ticket for snapshot in seen if snapshot.phase >= RUNNING}
+        begun = plumbing.begun_tickets(known)
         for worker in set(known).difference(kept):
             guard.deliver_last_outcome(worker)
         self.free_locks()

@@ -31,7 +31,6 @@ from ..core.tickets import Ticket
 from ..core.workers import Worker
 from ..errors import ConfigurationError
 from ..policy import Policy
-from ..worker.ledger import RUNNING
 from ..worker.member import birth
 from .base import PoolAdapter
 from .pool_feed import TaskQueue
@@ -265,8 +264,7 @@ class MultiprocessingPool(PoolAdapter):
         )
         # With those that have died meanwhile, and those that have finished and
         # wait to send: their tasks had begun as well.
-        seen = [worker.snapshot() for worker in known]
-        begun = {snapshot.ticket for snapshot in seen if snapshot.phase >= RUNNING}
+        begun = plumbing.begun_tickets(known)
         for worker in set(known).difference(kept):
             guard.deliver_last_outcome(worker)
         plumbing.free(getattr(self._outqueue, "_wlock", None))

@@ -96,6 +96,19 @@ def is_harmless(worker: Worker) -> bool:
     return worker.system_call()[0] == "futex" and worker.has_one_thread()
 
 
+def begun_tickets(workers: Iterable[Worker]) -> set[int]:
+    """Return the tickets whose code has begun to run in one of these workers, or has ended.
+
+    A worker stores the ticket's number before it says RUNNING; until then the
+    number means nothing, and the outcome stored last is of the task before.
+    """
+    begun = set()
+    for worker in workers:
+        seen = worker.snapshot()
+        begun.add(seen.ticket if seen.phase == RUNNING else worker.outcome()[0])
+    return begun
+
+
 def kill_all_but(workers: Iterable[Worker], kept: Callable[[Worker], bool]) -> list[Worker]:
     """Kill stopped workers, wait for their end, and return those that are kept."""
     workers = list(workers)
