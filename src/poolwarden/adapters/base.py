@@ -120,6 +120,14 @@ class PoolAdapter(ABC):
         known = {id(process) for process in self.processes()}
         return [worker for worker in workers if id(worker.process) not in known]
 
+    def workers_are_gone(self) -> None:
+        """Called when no worker is left: the pool may have ended. Watchdog's thread."""
+        return None
+
+    @abstractmethod
+    def answered_all(self) -> None:
+        """Called in a pool that was unguarded when no ticket is open; more may be waiting to be issued."""
+
     @abstractmethod
     def on_broken(self) -> None:
         """Called once the pool can run nothing any more, after open tickets were answered."""

@@ -161,18 +161,22 @@ class ExecutorAdapter(PoolAdapter):
         return (self.guard.folder, *self._bare_initializer, getattr(self._result_queue, "_reducers", None))
 
     def detach(self, executor: Any) -> None:
-        """Leave `executor` to itself; tasks in flight are still understood."""
+        """Leave `executor` to itself; tasks in flight stay guarded until they are answered."""
         with self.submit_lock(executor):
             executor._initializer, executor._initargs = self._bare_initializer
             del self._work_ids.put
             del executor._start_executor_manager_thread
             del executor._poolwarden
-            for owner in (executor, self._thread):
-                for name in (*self.birth_methods, *_THREAD_METHODS):
-                    vars(owner).pop(name, None) if owner is not None else None
-            if self._thread is not None:
-                self._thread.thread_wakeup.wakeup()
+            for name in self.birth_methods:
+                vars(executor).pop(name, None)
         self.guard.retire()
+
+    def answered_all(self) -> None:
+        if self._thread is not None:
+            for name in (*_THREAD_METHODS, *self.birth_methods):
+                vars(self._thread).pop(name, None)
+            self._thread.thread_wakeup.wakeup()
+        self._end()
 
     def submit_lock(self, executor: Any) -> Any:
         """Return the lock under which the host submits."""

@@ -76,6 +76,7 @@ class MultiprocessingPool(PoolAdapter):
         self._early: list[Any] | None = []
         self._pool: weakref.ref[Any] = lambda: None  # type: ignore[assignment]
         self._ending = False
+        self._retiring = threading.Lock()
         self.guard = Guard(self, policy, f"{self.name}-{next(_numbers)}")
         _by_workers[id(workers)] = self
         self._births.take()
@@ -163,11 +164,25 @@ class MultiprocessingPool(PoolAdapter):
             self.line.call_roll(len(self._list))
 
     def detach(self, pool: Any) -> None:
-        """Leave `pool` to itself; tasks in flight are still understood."""
+        """Leave `pool` to itself; tasks in flight stay guarded until they are answered."""
         pool._taskqueue = self._queue
         del pool._poolwarden
-        self._forget()
         self.guard.retire()
+
+    def answered_all(self) -> None:
+        pool = self._pool()
+        # Result thread and task thread may both get here; one of them goes on.
+        if (
+            pool is None
+            or self._ending
+            or not self.line.is_idle
+            or not self._retiring.acquire(blocking=False)
+        ):
+            return
+        pool._terminate._callback = self._terminate_bare
+        self._forget()
+        self._mailbox.close()
+        self.guard.close()
 
     # Births.
 

@@ -67,7 +67,7 @@ class TaskQueue:
             return
         tasks, set_length = entry
         site = caller_site(_OWN_FILES, sys._getframe(1))
-        nothing_waits = self._put == self._done and self.begun and self._room is not None
+        nothing_waits = self.is_idle and self.begun and self._room is not None
         if nothing_waits and isinstance(tasks, list) and not self._is_too_heavy():
             self._send_directly(tasks[0], site)
         else:
@@ -78,9 +78,15 @@ class TaskQueue:
             self._put += 1
         self._bare.put((feed, None))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no entry waits for the task thread."""
+        return self._put == self._done
+
     def done(self) -> None:
         """Note that an entry is used up. Task thread."""
         self._done += 1
+        self.adapter.guard.look_for_end()
 
     def poke(self) -> None:
         """Wake the task thread, so that it sees the tickets that are to be sent again."""

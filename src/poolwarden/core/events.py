@@ -53,13 +53,21 @@ class Herald:
                 thread.join(_FLUSH_BOUND)
 
     def _run(self) -> None:
-        while (entry := self._queue.get()) is not None:
-            event, policy = entry
-            level = logging.INFO if event.kind in _INFO else logging.WARNING
-            # A filter of the user's may raise as well as the callback.
-            self._call(_log, level, event)
-            if policy.on_event is not None:
-                self._call(policy.on_event, event)
+        # Not in this frame: while it waits, nothing here may keep a policy,
+        # and with it what on_event refers to, alive.
+        while self._tell_next():
+            pass
+
+    def _tell_next(self) -> bool:
+        entry = self._queue.get()
+        if entry is None:
+            return False
+        event, policy = entry
+        # A filter of the user's may raise as well as the callback.
+        self._call(_log, logging.INFO if event.kind in _INFO else logging.WARNING, event)
+        if policy.on_event is not None:
+            self._call(policy.on_event, event)
+        return True
 
     def _call(self, func: Any, *args: Any) -> None:
         try:

@@ -73,6 +73,7 @@ class Guard:
         self.name = name
         self.broken: str | None = None
         self.closed = False
+        self._retiring = False
         self.births = threading.RLock()
         self.herald = Herald(name)
         self._folder = PoolFolder(adapter.pickler_name)
@@ -97,7 +98,7 @@ class Guard:
 
     def born(self, process: Any, *, older: bool = False) -> None:
         """Watch a worker that has just been started (or is older than the guard)."""
-        if id(process) in self._workers:
+        if self.closed or id(process) in self._workers:
             return
         worker = Worker(process, self.folder, older=older)
         self._workers[id(process)] = worker
@@ -123,6 +124,7 @@ class Guard:
         answer = self.tickets.settle(number, kind, data)
         if answer is not None and kind != VERDICT:
             self.breaker.all_is_well()
+        self.look_for_end()
         return answer
 
     def _after_soft_timeout(self, ticket: Ticket, kind: int, data: bytes) -> int | None:
@@ -205,8 +207,14 @@ class Guard:
         watchdog().schedule(self, when)
 
     def retire(self) -> None:
-        """Stop watching, and go on reading answers to what is on its way."""
-        watchdog().forget(self)
+        """Go on for what is on its way, and have `PoolAdapter.answered_all` called behind it."""
+        self._retiring = True
+        self.look_for_end()
+
+    def look_for_end(self) -> None:
+        """End the guard of a pool that was unguarded, if nothing is on its way any more."""
+        if self._retiring and not self.closed and not self.tickets.open:
+            self.adapter.answered_all()
 
     def tell(self, kind: str, **fields: Any) -> None:
         """Report an event to the logger and to ``on_event``."""
@@ -245,6 +253,8 @@ class Guard:
             if any(suspect):
                 self._repair()
             self.adapter.nudge()
+            if not self._workers:
+                self.adapter.workers_are_gone()
 
     def on_deadline(self) -> None:
         """Stop what is overdue."""

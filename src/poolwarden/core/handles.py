@@ -61,6 +61,8 @@ class Handle:
                 signal.pidfd_send_signal(self.pidfd, number)
             elif self.process.exitcode is None:
                 os.kill(self.pid, number)
+            else:
+                return False
         except OSError:
             return False
         return True

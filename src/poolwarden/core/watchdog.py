@@ -19,6 +19,9 @@ from typing import Any, Protocol
 
 log = logging.getLogger("poolwarden")
 
+#: Seconds; poll() takes no more than 2**31 ms.
+LONGEST_WAIT = 86400.0
+
 
 class Owner(Protocol):
     """What the watchdog calls, always from its own thread."""
@@ -94,7 +97,7 @@ class Watchdog:
                 self._sleeps_until = min(self._deadlines.values(), default=float("inf"))
                 timeout = None
                 if self._sleeps_until != float("inf"):
-                    timeout = max(0.0, self._sleeps_until - time.monotonic())
+                    timeout = min(max(0.0, self._sleeps_until - time.monotonic()), LONGEST_WAIT)
             # Not in this frame: while it sleeps, nothing here may keep a guard,
             # and with it a pool's pipes, alive.
             self._handle(self._wait(waited, timeout))

@@ -7,9 +7,9 @@ when it closes: no thread, no poll, and it works while a task holds the GIL.
 worker ends, and pools fork replacements from helper threads. Elsewhere a
 thread waits for the pipe.
 
-The workers of a pool that a task makes inside a worker are armed as well, as
-far as they are forked; processes that a task starts for other purposes are
-left alone.
+The workers of a pool that a task makes inside a worker are armed as well,
+whatever their start method; processes that a task starts for other purposes
+are left alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import os
 import select
 import signal
 import threading
-from multiprocessing import util
 
 try:
     import fcntl
@@ -28,22 +27,17 @@ except ImportError:  # Windows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from collections.abc import Callable
+    from typing import Any, Final
 
-# Linux <fcntl.h>; Python has the name only from 3.? on, or not at all.
+# From Linux's <fcntl.h>; the fcntl module has no name for it.
 _F_SETSIG: Final = 10
 
 _POOL_MODULES: Final = ("multiprocessing.pool", "multiprocess.pool", "concurrent.futures.process")
 _POOL_SUFFIX: Final = "loky.process_executor"
 
 _armed = False
-
-
-class _Anchor:
-    """Keeps the after-fork hook registered (it is held by a weak reference)."""
-
-
-_anchor = _Anchor()
+_bare_start: Callable[[Any], None] | None = None
 
 
 def die_with_parent() -> None:
@@ -62,7 +56,36 @@ def die_with_parent() -> None:
         threading.Thread(
             target=_wait_and_leave, args=(sentinel,), name="poolwarden-orphan", daemon=True
         ).start()
-    util.register_after_fork(_anchor, _arm_nested)
+    _follow_nested()
+
+
+def _follow_nested() -> None:
+    """Have the workers of pools that are made in this process armed as well."""
+    global _bare_start
+    if _bare_start is None:
+        _bare_start = multiprocessing.process.BaseProcess.start
+        multiprocessing.process.BaseProcess.start = _start  # type: ignore[method-assign,assignment]
+
+
+def _start(process: Any) -> None:
+    module = getattr(getattr(process, "_target", None), "__module__", None) or ""
+    if module in _POOL_MODULES or module.endswith(_POOL_SUFFIX):
+        process._target = _ArmedTarget(process._target)
+    assert _bare_start is not None
+    _bare_start(process)
+
+
+class _ArmedTarget:
+    """A worker's main function that arms the worker first, under every start method."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        global _armed
+        _armed = False  # what a fork has copied is the parent's
+        die_with_parent()
+        return self._target(*args, **kwargs)
 
 
 def _arm_kernel(sentinel: int) -> None:
@@ -82,13 +105,3 @@ def _wait_and_leave(sentinel: int) -> None:
 
     wait([sentinel])
     os._exit(1)
-
-
-def _arm_nested(anchor: object) -> None:
-    """In what multiprocessing forks from here: arm it if it is a pool's worker."""
-    global _armed
-    _armed = False
-    target = getattr(multiprocessing.process.current_process(), "_target", None)
-    module = getattr(target, "__module__", "") or ""
-    if module in _POOL_MODULES or module.endswith(_POOL_SUFFIX):
-        die_with_parent()
