@@ -179,6 +179,8 @@ class SoftTimeout(ContractBase):
 
         assert isinstance(answers.error, TaskTimeoutError)
         way.check_others(answers, notes.items(), 7, 2)
+        if way.indexed:
+            assert answers.error.task.index == 2
         assert len(set(notes.pids(len(notes.items())))) == 1
 
     def test_a_soft_timeout_can_take_its_place_in_the_result(

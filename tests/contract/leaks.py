@@ -55,8 +55,9 @@ class Snapshot:
         left = [f"process {describe(pid)}" for pid in self.processes - before.processes]
         new = self.threads - before.threads
         left += [f"thread {thread.name}" for thread in new if not is_watchdog(thread)]
-        watchdogs = sum(map(is_watchdog, self.threads))
-        left += [f"{watchdogs} threads of poolwarden"] * (watchdogs > 1)
+        watchdogs = sorted(thread.name for thread in self.threads if is_watchdog(thread))
+        if len(watchdogs) > max(1, sum(map(is_watchdog, before.threads))):
+            left.append(f"threads of poolwarden: {', '.join(watchdogs)}")
         left += [
             f"{count} descriptors of kind {kind}"
             for kind, count in (self.descriptors - before.descriptors).items()

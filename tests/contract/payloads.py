@@ -213,12 +213,11 @@ class CannotBePickled(ContractBase):
             host.result(host.submit(make_pool(1), func, *args))
 
         assert type(guarded.value) is type(without.value)
-        assert self._stable(guarded.value) == self._stable(without.value)
-
-    @staticmethod
-    def _stable(error: BaseException) -> str:
-        """Return the message without what differs between two processes."""
-        return str(error).split(" at 0x")[0]
+        # Not further: what follows are addresses, or the host's own wrapping of an exception.
+        assert (
+            str(guarded.value).split(" '")[0].split(" at 0x")[0]
+            == (str(without.value).split(" '")[0].split(" at 0x")[0])
+        )
 
     def test_an_argument_that_cannot_be_pickled_in_every_way(
         self, host: PoolBinding, make_pool: Pools, way: Way

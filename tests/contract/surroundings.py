@@ -272,7 +272,8 @@ class Interrupts(ProgramBase):
     def _ended_as_it_should(self, program: Program, pids: list[int]) -> None:
         assert program.wait() in (-signal.SIGINT, 130), program.stderr
         all_gone(pids)
-        assert program.stderr.count("Traceback") <= 1, program.stderr
+        tracebacks = program.stderr.count("Traceback") - program.stderr.count("During handling of the above")
+        assert tracebacks <= 1, program.stderr
         assert "KeyboardInterrupt" in program.stderr
 
 
