@@ -171,18 +171,23 @@ class MultiprocessingPool(PoolAdapter):
 
     def answered_all(self) -> None:
         pool = self._pool()
-        # Result thread and task thread may both get here; one of them goes on.
-        if (
-            pool is None
-            or self._ending
-            or not self.line.is_idle
-            or not self._retiring.acquire(blocking=False)
-        ):
-            return
-        pool._terminate._callback = self._terminate_bare
-        self._forget()
-        self._mailbox.close()
-        self.guard.close()
+        if pool is not None and not self._ending and self.line.is_idle:
+            self._retire(pool)
+
+    def workers_are_gone(self) -> None:
+        pool = self._pool()
+        # Closed, and everything is answered. Without this an on_event that
+        # refers to the pool would keep it alive until the exit.
+        if pool is not None and not self._ending and not self._worker_handler.is_alive() and not self.cache:
+            self._retire(pool)
+
+    def _retire(self, pool: Any) -> None:
+        """Let go of a pool that needs no guard any more; several threads may get here."""
+        if self._retiring.acquire(blocking=False):
+            pool._terminate._callback = self._terminate_bare
+            self._forget()
+            self._mailbox.close()
+            self.guard.close()
 
     # Births.
 
