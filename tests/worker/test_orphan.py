@@ -111,15 +111,17 @@ def test_a_process_without_a_parent_is_not_armed():
     assert orphan._armed is False
 
 
-def test_the_workers_of_a_pool_inside_a_worker_end_with_it(tmp_path):
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_workers_of_a_pool_inside_a_worker_end_with_it(tmp_path, method):
     path = str(tmp_path / "pids")
 
     def worker():
         die_with_parent()
-        pool = FORK.Pool(2)
+        pool = multiprocessing.get_context(method).Pool(2)
+        pool.map(abs, range(100), 1)  # both have begun
         for pid in {process.pid for process in pool._pool}:
             tell(path, pid)
-        pool.map(time.sleep, [DEADLINE] * 2)
+        pool.map(time.sleep, [DEADLINE] * 2, 1)
 
     with running(worker) as process:
         pids = pids_in(path, 2)
