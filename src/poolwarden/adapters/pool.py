@@ -41,6 +41,8 @@ log = logging.getLogger("poolwarden")
 
 #: Seconds that a worker has between SIGTERM and SIGKILL when the pool ends.
 TERM_BOUND: Final = 1.0
+#: Failures in a row to start a worker before the pool is given up; about 6 s.
+START_TRIES: Final = 10
 #: Seconds for one of the pool's own threads to react.
 THREAD_BOUND: Final = 2.0
 
@@ -77,6 +79,7 @@ class MultiprocessingPool(PoolAdapter):
         self._pool: weakref.ref[Any] = lambda: None  # type: ignore[assignment]
         self._ending = False
         self._retiring = threading.Lock()
+        self._failed_starts = 0
         self.guard = Guard(self, policy, f"{self.name}-{next(_numbers)}")
         _by_workers[id(workers)] = self
         self._births.take()
@@ -199,11 +202,17 @@ class MultiprocessingPool(PoolAdapter):
         with guard.births:
             if guard.broken is not None or self._ending:
                 return
-            arguments["initargs"] = (guard.folder, arguments["initializer"], arguments["initargs"])
-            arguments["initializer"] = birth
+            initargs = (guard.folder, arguments["initializer"], arguments["initargs"])
             before = {id(process) for process in self._list}
             try:
-                start(**arguments)
+                start(**{**arguments, "initializer": birth, "initargs": initargs})
+                self._failed_starts = 0
+            except Exception as error:
+                # In the worker handler's thread: it would end, and nobody
+                # would ever replace a worker or end the pool.
+                if self._early is not None:
+                    raise
+                self._try_again(error, start, arguments)
             finally:
                 new = [process for process in self._list if id(process) not in before]
                 if self._early is not None:
@@ -212,6 +221,17 @@ class MultiprocessingPool(PoolAdapter):
                     for process in new:
                         guard.born(process)
         guard.dismiss_strays()
+
+    def _try_again(self, error: Exception, start: Any, arguments: dict[str, Any]) -> None:
+        """No worker could be started: no memory, no process left, or a fork server that dies."""
+        self._failed_starts += 1
+        reason = f"no worker can be started ({type(error).__name__}: {error})"
+        if self._failed_starts >= START_TRIES:
+            self.guard.break_pool(reason)
+            return
+        self.guard.tell("init_failed", detail=reason)
+        pause = min(0.05 * 2**self._failed_starts, 1.0)
+        self.guard.call_later(pause, lambda: self.repopulate(start, arguments))
 
     # PoolAdapter.
 
@@ -398,6 +418,9 @@ class MultiprocessingPool(PoolAdapter):
             self.task_handler._state = self.module.TERMINATE
             self.gate.open()
             self.nudge()
+            if not self._worker_handler.is_alive():
+                # Whatever ended it, it may not have told the task thread.
+                self._queue.put(None)
         finally:
             if acquired:
                 guard.births.release()

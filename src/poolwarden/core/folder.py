@@ -124,6 +124,8 @@ class PoolFolder:
                     shutil.rmtree(path, ignore_errors=True)
                     failures.append(f"{home.path}: {error.strerror or error}")
             if not self._paths:
+                if not _open:
+                    _remove_homes()
                 raise ConfigurationError(_NO_PLACE.format("; ".join(failures)))
             self.path = self._paths[0]
             if len(self._paths) > 1:
@@ -132,7 +134,8 @@ class PoolFolder:
 
     @staticmethod
     def _fill(path: str, host: str) -> None:
-        with open(f"{path}/{HOST_FILE}", "w", encoding="utf-8") as file:
+        fd = os.open(f"{path}/{HOST_FILE}", os.O_WRONLY | os.O_CREAT, 0o600)
+        with open(fd, "w", encoding="utf-8") as file:
             file.write(host)
         # Room for some records, or a clear error now instead of one later.
         fd = os.open(f"{path}/room", os.O_WRONLY | os.O_CREAT, 0o600)
