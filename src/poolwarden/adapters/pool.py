@@ -19,13 +19,14 @@ import pickle
 import signal
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final
 
 from ..core import plumbing, verdicts
 from ..core.gate import Gate
 from ..core.guard import Guard
 from ..core.mailbox import Mailbox
+from ..core.repair import repair
 from ..core.seams import Patch, Seam, check, check_attributes
 from ..core.tickets import Ticket
 from ..core.workers import Worker
@@ -273,83 +274,51 @@ class MultiprocessingPool(PoolAdapter):
             self._notifier.put(None)
 
     def repair(self, guard: Guard) -> None:
-        if not guard.births.acquire(timeout=THREAD_BOUND * 5):
-            guard.break_pool("a new worker could not be started for a long time")
-            return
-        try:
-            if self._ending:
-                return
-            if self.task_handler.is_alive():
-                self.gate.shut()
-                self._mend(guard)
-        finally:
-            self.gate.open()
-            guard.births.release()
+        if not self._ending and self.task_handler.is_alive():
+            repair(guard, self)
         if self._worker_handler._state != self.module.RUN:
             # What tells the workers of a closed pool to leave may have been
             # lost with the dead one, or in this repair; and not yet be missed.
             self._end_idle_workers()
             guard.call_later(TERM_BOUND, self._end_idle_workers)
 
-    def _mend(self, guard: Guard) -> None:
-        known = guard.live_workers()
-        workers = [worker for worker in known if not worker.has_ended()]
-        pipe = self._inqueue._reader.fileno()
-        readers: set[Worker] = set()
-        if plumbing.wait_until(lambda: not self.gate.busy, plumbing.READER_BOUND):
-            readers = plumbing.waiting_readers(workers, pipe)
-        frozen = plumbing.freeze(workers)
-        kept = plumbing.kill_all_but(
-            workers, lambda w: w in readers or plumbing.is_harmless(w) or self.older_tasks.may_be_run_by(w)
-        )
-        # With those that have died meanwhile, and those that have finished and
-        # wait to send: their tasks had begun as well.
-        begun = plumbing.begun_tickets(known)
-        for worker in set(known).difference(kept):
-            guard.deliver_last_outcome(worker)
+    # core.repair.HostQueue.
+
+    def reader(self) -> int:
+        return int(self._inqueue._reader.fileno())
+
+    def read_lock(self) -> Any:
+        return getattr(self._inqueue, "_rlock", None)
+
+    def free_other_locks(self) -> None:
         plumbing.free(getattr(self._outqueue, "_wlock", None))
-        read_lock = getattr(self._inqueue, "_rlock", None)
-        dry = readers.isdisjoint(kept)
-        if dry and not plumbing.take(read_lock, THREAD_BOUND):
-            guard.break_pool("the lock of its task queue could not be had")
-            return
-        plumbing.thaw(worker for worker in frozen if worker in kept)
-        if dry:
-            self.drain(lambda: not self.gate.busy)
-        unstarted = [
-            (ticket, ticket.sendings)
-            for ticket in list(guard.tickets.open.values())
-            if ticket.sent and ticket.verdict is None and ticket.number not in begun
-        ]
-        # What the result thread has still to handle may answer some of these.
-        self.post((Barrier(self.quiet_cache, lambda: self._resend_unanswered(unstarted)).job, 0, None))
-        if dry and read_lock is not None:
-            read_lock.release()
 
-    def _resend_unanswered(self, tickets: list[tuple[Ticket, int]]) -> None:
-        open_tickets = self.guard.tickets.open
-        # Another repair may have had the same tickets on its list.
-        self.resend(
-            ticket
-            for ticket, sendings in tickets
-            if ticket.number in open_tickets
-            and ticket.verdict is None
-            and ticket.sent
-            and ticket.sendings == sendings
-        )
-        self.older_tasks.after_repair()
+    def is_quiet(self) -> bool:
+        return not self.gate.busy
 
-    def drain(self, finished: Any, timeout: float = THREAD_BOUND) -> None:
+    def may_keep(self, worker: Worker) -> bool:
+        return self.older_tasks.may_be_run_by(worker)
+
+    def empty(self) -> None:
+        self.drain(self.is_quiet)
+
+    def call_behind(self, action: Callable[[], None]) -> None:
+        def both() -> None:
+            action()
+            self.older_tasks.after_repair()
+
+        self.post((Barrier(self.quiet_cache, both).job, 0, None))
+
+    def drain(self, finished: Callable[[], bool]) -> None:
         """Empty the task pipe until `finished` says that nobody writes any more."""
-        fd = self._inqueue._reader.fileno()
         left = bytearray()
 
         def step() -> bool:
             done = finished()
-            left.extend(plumbing.read_available(fd))
-            return bool(done)
+            left.extend(plumbing.read_available(self.reader()))
+            return done
 
-        plumbing.wait_until(step, timeout)
+        plumbing.wait_until(step, THREAD_BOUND)
         self.older_tasks.rescue(bytes(left))
 
     def _end_idle_workers(self) -> None:
@@ -412,8 +381,8 @@ class MultiprocessingPool(PoolAdapter):
             guard.breaker.stop_waiting()
             guard.stop_watching()
             plumbing.end_workers(guard.live_workers(), TERM_BOUND)
-            plumbing.free(getattr(self._inqueue, "_rlock", None))
-            plumbing.free(getattr(self._outqueue, "_wlock", None))
+            plumbing.free(self.read_lock())
+            self.free_other_locks()
             self._worker_handler._state = self.module.TERMINATE
             self.task_handler._state = self.module.TERMINATE
             self.gate.open()

@@ -1,0 +1,130 @@
+"""Stop the world, look, mend, go on: what follows a death outside of user code.
+
+Covers the order of things, the same for every host; what a host's queues are
+made of is its adapter's (`HostQueue`), what can be done to processes, pipes
+and locks is in `plumbing`. Runs in the watchdog's thread.
+
+1. Nobody writes tasks, and no worker is born.
+2. Every worker is stopped; those that cannot be proved harmless are killed.
+   Now a lock that is taken belongs to the dead.
+3. If no live worker waits for the next task, the task pipe may hold half a
+   message: it is emptied, with the reader's lock in our hands.
+4. What had been sent, has not begun and has no answer is sent again, once the
+   host has handled all answers that were on their way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from . import plumbing
+from .gate import Gate
+from .tickets import Ticket
+from .workers import Worker
+
+if TYPE_CHECKING:
+    from .guard import Guard
+
+#: Seconds to wait for a host's start of a worker, which holds `Guard.births`.
+BIRTH_BOUND: Final = 10.0
+#: Seconds to get a lock that no worker holds, and for the writer to come out of the gate.
+QUEUE_BOUND: Final = 2.0
+
+
+class HostQueue(Protocol):
+    """A host's way from its tasks to its workers.
+
+    Attributes
+    ----------
+    gate : Gate
+        What every writer of tasks passes.
+    """
+
+    gate: Gate
+
+    def reader(self) -> int:
+        """Return the descriptor of the end that workers read, in this process."""
+
+    def read_lock(self) -> Any:
+        """Return the lock that a worker holds while it waits for a task; None if there is none."""
+
+    def free_other_locks(self) -> None:
+        """Free all other locks that workers may hold, with `plumbing.free`."""
+
+    def is_quiet(self) -> bool:
+        """Return whether no task is being written, nor on its way through the host."""
+
+    def may_keep(self, worker: Worker) -> bool:
+        """Return whether a stopped worker must live though it was not proved harmless."""
+
+    def empty(self) -> None:
+        """Empty the task pipe, with what is on its way to it; the reader's lock is ours."""
+
+    def call_behind(self, action: Callable[[], None]) -> None:
+        """Have the host's result thread call `action` behind all answers that were sent before."""
+
+
+def repair(guard: Guard, queue: HostQueue) -> None:
+    """Put a pool's plumbing right; gives the pool up if that fails."""
+    if not guard.births.acquire(timeout=BIRTH_BOUND):
+        guard.break_pool("a new worker could not be started for a long time")
+        return
+    try:
+        queue.gate.shut()
+        _mend(guard, queue)
+    finally:
+        queue.gate.open()
+        guard.births.release()
+
+
+def _mend(guard: Guard, queue: HostQueue) -> None:
+    known = guard.live_workers()
+    workers = [worker for worker in known if not worker.has_ended()]
+    readers: set[Worker] = set()
+    if plumbing.wait_until(queue.is_quiet, plumbing.READER_BOUND):
+        readers = plumbing.waiting_readers(workers, queue.reader())
+    frozen = plumbing.freeze(workers)
+    kept: list[Worker] = workers
+    try:
+        kept = plumbing.kill_all_but(
+            workers,
+            lambda worker: worker in readers or plumbing.is_harmless(worker) or queue.may_keep(worker),
+        )
+        # Of all that are known: those that have died meanwhile, and those that
+        # have finished and wait to send, had begun their tasks as well.
+        begun = plumbing.begun_tickets(known)
+        for worker in set(known).difference(kept):
+            guard.deliver_last_outcome(worker)
+        queue.free_other_locks()
+        nobody_reads = readers.isdisjoint(kept)
+        if nobody_reads and not plumbing.take(queue.read_lock(), QUEUE_BOUND):
+            guard.break_pool("the lock of its task queue could not be had")
+            return
+    finally:
+        plumbing.thaw(worker for worker in frozen if worker in kept)
+    if nobody_reads:
+        queue.empty()
+    unstarted = [
+        (ticket, ticket.sendings)
+        for ticket in list(guard.tickets.open.values())
+        if ticket.sent and ticket.verdict is None and ticket.number not in begun
+    ]
+    queue.call_behind(lambda: _send_again(guard, unstarted))
+    if nobody_reads and (lock := queue.read_lock()) is not None:
+        lock.release()
+
+
+def _send_again(guard: Guard, tickets: list[tuple[Ticket, int]]) -> None:
+    """Send what is still unanswered again. Result thread."""
+    guard.adapter.resend(
+        [
+            ticket
+            for ticket, sendings in tickets
+            if ticket.number in guard.tickets.open
+            and ticket.verdict is None
+            # Another repair may have had the same ticket on its list.
+            and ticket.sent
+            and ticket.sendings == sendings
+        ]
+    )
