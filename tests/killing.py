@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.tally import Kill
+from tests.verdict import Kill
 
 SIGNALS = {signal.SIGKILL: 80, signal.SIGTERM: 10, signal.SIGSEGV: 10}  # and how often each
 

@@ -21,7 +21,7 @@ import pytest
 
 from poolwarden import WorkerLostError
 from poolwarden.records import TaskInfo, WorkerExit
-from tests import chaos, killing, tally
+from tests import chaos, killing, tally, verdict
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 50.0
@@ -157,7 +157,7 @@ class Answers:
         return answer
 
 
-def judged(tmp_path: Path, method: str, fault: Fault) -> tally.Verdict:
+def judged(tmp_path: Path, method: str, fault: Fault) -> verdict.Verdict:
     """Return the verdict over a pool with this fault."""
     options = chaos.parse(["--bare", "--tasks", "200", "--kills", "0", "--patience", "0.5"])
     pool = FaultyPool(method, fault)
@@ -183,10 +183,10 @@ def tampered(answer: tuple[int, int, bytes]) -> tuple[int, int, bytes]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_right_answers_pass(tmp_path: Path, method: str) -> None:
-    verdict = judged(tmp_path, method, lambda run: [run()])
+    found = judged(tmp_path, method, lambda run: [run()])
 
-    assert verdict.ok
-    assert verdict.fates == {"result": 200}
+    assert found.ok
+    assert found.fates == {"result": 200}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -201,27 +201,27 @@ def test_right_answers_pass(tmp_path: Path, method: str) -> None:
     ],
 )
 def test_a_mistake_is_seen(tmp_path: Path, method: str, fault: Fault, count: str) -> None:
-    verdict = judged(tmp_path, method, fault)
+    found = judged(tmp_path, method, fault)
 
-    assert getattr(verdict, count) > 0
-    assert not verdict.ok
+    assert getattr(found, count) > 0
+    assert not found.ok
 
 
 # `apply`, `map` and `starmap` return, so that they cannot answer twice.
 @pytest.mark.parametrize("method", ["apply_async", "map_async", "starmap_async", "imap", "imap_unordered"])
 def test_a_second_answer_is_seen(tmp_path: Path, method: str) -> None:
-    verdict = judged(tmp_path, method, lambda run: [run()] * 2)
+    found = judged(tmp_path, method, lambda run: [run()] * 2)
 
-    assert verdict.doubled + verdict.wrong > 0
-    assert not verdict.ok
+    assert found.doubled + found.wrong > 0
+    assert not found.ok
 
 
 KILLED = 4711
-KILL = tally.Kill(KILLED, 9, idle=False, hit=True)
+KILL = verdict.Kill(KILLED, 9, idle=False, hit=True)
 SHAPE = tally.Shape(0, 8, 8, 0.0)
 
 
-def judge(tmp_path: Path, value: Any, kill: tally.Kill = KILL, *pids: int) -> tally.Verdict:
+def judge(tmp_path: Path, value: Any, kill: verdict.Kill = KILL, *pids: int) -> verdict.Verdict:
     """Return the verdict over one task that ran in `pids` and got `value`."""
     log = tmp_path / "ran"
     log.write_bytes(b"".join(tally.RECORD.pack(SHAPE.number, pid, tally.STARTED) for pid in pids))
@@ -229,7 +229,7 @@ def judge(tmp_path: Path, value: Any, kill: tally.Kill = KILL, *pids: int) -> ta
     group = tally.Group("apply", [SHAPE])
     board.submit(group)
     tally.Reply(board, group).one(value)
-    return tally.judge(board, 1, str(log), [kill])
+    return verdict.judge(board, 1, str(log), [kill])
 
 
 def lost(pid: int = KILLED, exitcode: int = -9, may_have_run: bool = True) -> WorkerLostError:
@@ -239,41 +239,41 @@ def lost(pid: int = KILLED, exitcode: int = -9, may_have_run: bool = True) -> Wo
 
 
 def test_a_result_of_code_that_never_ran_is_seen(tmp_path: Path) -> None:
-    verdict = judge(tmp_path, SHAPE.answer())
+    found = judge(tmp_path, SHAPE.answer())
 
-    assert verdict.wrong == 1
+    assert found.wrong == 1
 
 
 def test_a_true_loss_passes(tmp_path: Path) -> None:
-    verdict = judge(tmp_path, lost(), KILL, KILLED)
+    found = judge(tmp_path, lost(), KILL, KILLED)
 
-    assert verdict.ok
-    assert verdict.fates == {"loss": 1}
-    assert verdict.hits == {"running": 1}
+    assert found.ok
+    assert found.fates == {"loss": 1}
+    assert found.hits == {"running": 1}
 
 
 @pytest.mark.parametrize(
     ("error", "kill", "pids"),
     [
         pytest.param(lost(pid=99), KILL, [99], id="worker that nobody killed"),
-        pytest.param(lost(), tally.Kill(KILLED, 9, idle=True, hit=True), [], id="worker killed while idle"),
+        pytest.param(lost(), verdict.Kill(KILLED, 9, idle=True, hit=True), [], id="worker killed while idle"),
         pytest.param(lost(exitcode=-15), KILL, [KILLED], id="another signal"),
         pytest.param(lost(), KILL, [99], id="another worker"),
         pytest.param(lost(may_have_run=False), KILL, [KILLED], id="denies that it ran"),
     ],
 )
 def test_a_false_claim_of_an_error_is_seen(
-    tmp_path: Path, error: WorkerLostError, kill: tally.Kill, pids: list[int]
+    tmp_path: Path, error: WorkerLostError, kill: verdict.Kill, pids: list[int]
 ) -> None:
-    verdict = judge(tmp_path, error, kill, *pids)
+    found = judge(tmp_path, error, kill, *pids)
 
-    assert verdict.wrong == 1
+    assert found.wrong == 1
 
 
 def test_a_lost_task_that_ran_twice_is_seen(tmp_path: Path) -> None:
-    verdict = judge(tmp_path, lost(), KILL, 99, KILLED)
+    found = judge(tmp_path, lost(), KILL, 99, KILLED)
 
-    assert verdict.doubled == 1
+    assert found.doubled == 1
 
 
 def test_an_item_with_the_error_of_another_is_seen() -> None:
