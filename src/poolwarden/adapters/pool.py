@@ -11,39 +11,30 @@ whichever way it ends. The pool's class is left alone.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
-import logging
 import multiprocessing.pool
 import pickle
-import signal
-import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final
 
-from ..core import plumbing, verdicts
+from ..core import plumbing
 from ..core.gate import Gate
 from ..core.guard import Guard
 from ..core.mailbox import Mailbox
 from ..core.repair import repair
-from ..core.seams import Patch, Seam, check, check_attributes
+from ..core.seams import Seam, check, check_attributes
 from ..core.tickets import Ticket
 from ..core.workers import Worker
 from ..errors import ConfigurationError
 from ..policy import Policy
-from ..worker.member import birth
 from .base import PoolAdapter
+from .pool_births import Births, PoolPatches
+from .pool_end import TERM_BOUND, PoolEnd
 from .pool_feed import TaskQueue
 from .pool_older import OlderTasks
-from .pool_results import Barrier, QuietCache, fail_result
+from .pool_results import Barrier, QuietCache
 
-log = logging.getLogger("poolwarden")
-
-#: Seconds that a worker has between SIGTERM and SIGKILL when the pool ends.
-TERM_BOUND: Final = 1.0
-#: Failures in a row to start a worker before the pool is given up; about 6 s.
-START_TRIES: Final = 10
 #: Seconds for one of the pool's own threads to react.
 THREAD_BOUND: Final = 2.0
 
@@ -52,6 +43,7 @@ _ATTRIBUTES: Final = (
     "_task_handler", "_worker_handler", "_result_handler",
 )  # fmt: skip
 _STATIC: Final = ("processes", "pool", "initializer", "initargs")
+_numbers = itertools.count(1)
 
 
 class MultiprocessingPool(PoolAdapter):
@@ -68,22 +60,15 @@ class MultiprocessingPool(PoolAdapter):
 
     name: ClassVar[str] = "Pool"
     module: ClassVar[Any] = multiprocessing.pool
-    _births: ClassVar[Patch]
-    _construction: ClassVar[Patch]
-    _default: ClassVar[Policy | None] = None
+    patches: ClassVar[PoolPatches]
 
     def __init__(self, policy: Policy, workers: list[Any]) -> None:
         super().__init__()
         self.gate = Gate()
-        self._list = workers
-        self._early: list[Any] | None = []
+        self.ending = False
         self._pool: weakref.ref[Any] = lambda: None  # type: ignore[assignment]
-        self._ending = False
-        self._retiring = threading.Lock()
-        self._failed_starts = 0
         self.guard = Guard(self, policy, f"{self.name}-{next(_numbers)}")
-        _by_workers[id(workers)] = self
-        self._births.take()
+        self.births = Births(self, workers)
 
     @classmethod
     def seams(cls) -> tuple[Seam, ...]:
@@ -126,15 +111,12 @@ class MultiprocessingPool(PoolAdapter):
     def install(cls, policy: Policy) -> None:
         """Guard every pool of this host from its birth."""
         check(cls.seams(), cls.name)
-        if cls._default is None:
-            cls._construction.take()
-        cls._default = policy
+        cls.patches.install(policy)
 
     @classmethod
     def uninstall(cls) -> None:
         """Take `install` back."""
-        cls._default = None
-        cls._construction.drop()
+        cls.patches.uninstall()
 
     def attach(self, pool: Any) -> None:
         """Hook `pool` up; its private names have been checked."""
@@ -142,102 +124,51 @@ class MultiprocessingPool(PoolAdapter):
         self.cache: dict[Any, Any] = pool._cache
         self._inqueue, self._outqueue = pool._inqueue, pool._outqueue
         self._notifier = pool._change_notifier
-        self.task_handler, self._worker_handler = pool._task_handler, pool._worker_handler
-        self._result_handler = pool._result_handler
+        self.task_handler, self.worker_handler = pool._task_handler, pool._worker_handler
         self.quiet_cache = QuietCache(
             pool._cache, pool._worker_handler, pool._change_notifier, self.module.RUN
         )
         _spare_worker_handler(pool)
         self._mailbox = Mailbox(pool._outqueue._writer)
-        self._queue = pool._taskqueue
+        self.bare_queue = pool._taskqueue
         self.task_writer = pool._inqueue._writer
         self.older_tasks = OlderTasks(self)
-        with self.guard.births:
-            older = self._early == []
-            for process in list(self._list) if older else self._early or []:
-                self.guard.born(process, older=older)
-            self._early = None
-        self.line = TaskQueue(self, self._queue)
+        older = self.births.begin()
+        self.line = TaskQueue(self, self.bare_queue)
         pool._taskqueue = self.line
         pool._poolwarden = self
-        finalizer = pool._terminate
-        self._terminate_bare = finalizer._callback
-        finalizer._callback = self.terminate
+        self.end = PoolEnd(self, pool)
         self.older_tasks.forget_waiting(self.line.adopt_waiting())
         if older:
-            self.line.call_roll(len(self._list))
+            self.line.call_roll(len(self.processes()))
 
     def detach(self, pool: Any) -> None:
         """Leave `pool` to itself; tasks in flight stay guarded until they are answered."""
-        pool._taskqueue = self._queue
+        pool._taskqueue = self.bare_queue
         del pool._poolwarden
         self.guard.retire()
 
     def answered_all(self) -> None:
-        pool = self._pool()
-        if pool is not None and not self._ending and self.line.is_idle:
-            self._retire(pool)
+        if not self.ending and self.line.is_idle:
+            self.end.retire()
 
     def workers_are_gone(self) -> None:
-        pool = self._pool()
         # Closed, and everything is answered. Without this an on_event that
         # refers to the pool would keep it alive until the exit.
-        if pool is not None and not self._ending and not self._worker_handler.is_alive() and not self.cache:
-            self._retire(pool)
+        if not self.ending and not self.worker_handler.is_alive() and not self.cache:
+            self.end.retire()
 
-    def _retire(self, pool: Any) -> None:
-        """Let go of a pool that needs no guard any more; several threads may get here."""
-        if self._retiring.acquire(blocking=False):
-            pool._terminate._callback = self._terminate_bare
-            self._forget()
+    def let_go(self) -> None:
+        """Release all that the guard holds; twice is no error."""
+        self.births.end()
+        if hasattr(self, "_mailbox"):
             self._mailbox.close()
-            self.guard.close()
-
-    # Births.
-
-    def repopulate(self, start: Any, arguments: dict[str, Any]) -> None:
-        """Start missing workers under the guard. Worker handler's thread, or the pool's maker."""
-        guard = self.guard
-        guard.wait_for_burials()
-        guard.breaker.wait_before_birth()
-        with guard.births:
-            if guard.broken is not None or self._ending:
-                return
-            initargs = (guard.folder, arguments["initializer"], arguments["initargs"])
-            before = {id(process) for process in self._list}
-            try:
-                start(**{**arguments, "initializer": birth, "initargs": initargs})
-                self._failed_starts = 0
-            except Exception as error:
-                # In the worker handler's thread: it would end, and nobody
-                # would ever replace a worker or end the pool.
-                if self._early is not None:
-                    raise
-                self._try_again(error, start, arguments)
-            finally:
-                new = [process for process in self._list if id(process) not in before]
-                if self._early is not None:
-                    self._early.extend(new)
-                else:
-                    for process in new:
-                        guard.born(process)
-        guard.dismiss_strays()
-
-    def _try_again(self, error: Exception, start: Any, arguments: dict[str, Any]) -> None:
-        """No worker could be started: no memory, no process left, or a fork server that dies."""
-        self._failed_starts += 1
-        reason = f"no worker can be started ({type(error).__name__}: {error})"
-        if self._failed_starts >= START_TRIES:
-            self.guard.break_pool(reason)
-            return
-        self.guard.tell("init_failed", detail=reason)
-        pause = min(0.05 * 2**self._failed_starts, 1.0)
-        self.guard.call_later(pause, lambda: self.repopulate(start, arguments))
+        self.guard.close()
 
     # PoolAdapter.
 
     def processes(self) -> list[Any]:
-        return list(self._list)
+        return list(self.births.workers)
 
     def with_remote_traceback(self, error: BaseException, text: str) -> BaseException:
         error.__cause__ = self.module.RemoteTraceback(f'\n"""\n{text}"""')
@@ -264,7 +195,7 @@ class MultiprocessingPool(PoolAdapter):
 
     def may_worker_leave(self, code: int | None) -> bool:
         pool = self._pool()
-        if pool is None or self._worker_handler._state != self.module.RUN:
+        if pool is None or self.worker_handler._state != self.module.RUN:
             return True
         return code == 0 and pool._maxtasksperchild is not None
 
@@ -274,13 +205,13 @@ class MultiprocessingPool(PoolAdapter):
             self._notifier.put(None)
 
     def repair(self, guard: Guard) -> None:
-        if not self._ending and self.task_handler.is_alive():
+        if not self.ending and self.task_handler.is_alive():
             repair(guard, self)
-        if self._worker_handler._state != self.module.RUN:
+        if self.worker_handler._state != self.module.RUN:
             # What tells the workers of a closed pool to leave may have been
             # lost with the dead one, or in this repair; and not yet be missed.
-            self._end_idle_workers()
-            guard.call_later(TERM_BOUND, self._end_idle_workers)
+            self.end.end_idle_workers()
+            guard.call_later(TERM_BOUND, self.end.end_idle_workers)
 
     # core.repair.HostQueue.
 
@@ -321,15 +252,6 @@ class MultiprocessingPool(PoolAdapter):
         plumbing.wait_until(step, THREAD_BOUND)
         self.older_tasks.rescue(bytes(left))
 
-    def _end_idle_workers(self) -> None:
-        """End who is left of a pool that is closed and has answered everything."""
-        if self._worker_handler.is_alive():
-            return
-        workers = self.guard.live_workers()
-        plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), TERM_BOUND)
-        for worker in workers:
-            worker.send(signal.SIGKILL)
-
     def on_broken(self) -> None:
         self.line.poke()
 
@@ -342,69 +264,6 @@ class MultiprocessingPool(PoolAdapter):
             if ticket.key[0] == result._job:
                 self.guard.cancel(ticket)
         return True
-
-    # The end of the pool.
-
-    def terminate(self, *args: Any) -> None:
-        """Stand in for ``Pool._terminate_pool``: ends in bounded time, answers everybody."""
-        try:
-            self._put_down()
-        except Exception:
-            log.exception("poolwarden: could not end the workers; the pool tries by itself")
-        if not self._result_handler.is_alive():
-            # The pool asserts that nothing is left then.
-            self._fail_the_rest()
-        try:
-            self._terminate_bare(*args)
-        finally:
-            self._forget()
-            self._fail_the_rest()
-            self._mailbox.close()
-            self.guard.close()
-
-    def _fail_the_rest(self) -> None:
-        """Answer whatever was not answered; the result thread has ended."""
-        open_tickets = list(self.guard.tickets.open.values())
-        for result in list(self.cache.values()):
-            if isinstance(result, Barrier):
-                self.cache.pop(result.job, None)
-                continue
-            info = next((ticket.info() for ticket in open_tickets if ticket.key[0] == result._job), None)
-            fail_result(result, verdicts.pool_broken("it was terminated before the task ended", task=info))
-
-    def _put_down(self) -> None:
-        guard = self.guard
-        # A repair may be going on; it is bounded.
-        acquired = guard.births.acquire(timeout=THREAD_BOUND)
-        try:
-            self._ending = True
-            guard.breaker.stop_waiting()
-            guard.stop_watching()
-            plumbing.end_workers(guard.live_workers(), TERM_BOUND)
-            plumbing.free(self.read_lock())
-            self.free_other_locks()
-            self._worker_handler._state = self.module.TERMINATE
-            self.task_handler._state = self.module.TERMINATE
-            self.gate.open()
-            self.nudge()
-            if not self._worker_handler.is_alive():
-                # Whatever ended it, it may not have told the task thread.
-                self._queue.put(None)
-        finally:
-            if acquired:
-                guard.births.release()
-        if threading.current_thread() is not self.task_handler:
-            # What the dead left half read would be unpickled by the pool.
-            self.drain(lambda: not self.task_handler.is_alive())
-
-    def abandon(self) -> None:
-        """The pool could not be made."""
-        self._forget()
-        self.guard.close()
-
-    def _forget(self) -> None:
-        if _by_workers.pop(id(self._list), None) is not None:
-            self._births.drop()
 
 
 def _spare_worker_handler(pool: Any) -> None:
@@ -420,56 +279,4 @@ def _spare_worker_handler(pool: Any) -> None:
             argument.remove(pool._outqueue._reader)
 
 
-_numbers = itertools.count(1)
-#: Guarded pools by the id of their list of workers, which lives as long as they do.
-_by_workers: dict[int, MultiprocessingPool] = {}
-#: The policy of the pool that this thread is making, and what guards it.
-_making = threading.local()
-
-
-def _on_repopulate(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    arguments = inspect.signature(wrapped).bind(*args, **kwargs).arguments
-    adapter = _by_workers.get(id(arguments["pool"]))
-    make = getattr(_making, "adapter", None)
-    if adapter is None and make is not None:
-        adapter = make(arguments["pool"])
-    if adapter is None:
-        return wrapped(*args, **kwargs)
-    return adapter.repopulate(wrapped, arguments)
-
-
-def _on_construction(wrapped: Any, pool: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Guard a pool from its birth; a pool that cannot be guarded is made bare, with one warning."""
-    policy = MultiprocessingPool._default
-    if policy is None or not MultiprocessingPool.guards(pool):
-        wrapped(*args, **kwargs)
-        return
-    made: list[MultiprocessingPool] = []
-
-    def make(workers: list[Any]) -> MultiprocessingPool | None:
-        del _making.adapter
-        try:
-            made.append(MultiprocessingPool(policy, workers))
-        except Exception as error:
-            log.warning("poolwarden: this pool is not guarded: %s", error)
-            return None
-        return made[0]
-
-    MultiprocessingPool._births.take()
-    _making.adapter = make
-    try:
-        wrapped(*args, **kwargs)
-    except BaseException:
-        for adapter in made:
-            adapter.abandon()
-        raise
-    finally:
-        if hasattr(_making, "adapter"):
-            del _making.adapter
-        MultiprocessingPool._births.drop()
-    for adapter in made:
-        adapter.attach(pool)
-
-
-MultiprocessingPool._births = Patch(multiprocessing.pool.Pool, "_repopulate_pool_static", _on_repopulate)
-MultiprocessingPool._construction = Patch(multiprocessing.pool.Pool, "__init__", _on_construction)
+MultiprocessingPool.patches = PoolPatches(MultiprocessingPool)

@@ -74,6 +74,7 @@ class Guard:
         self.broken: str | None = None
         self.closed = False
         self._retiring = False
+        self._releasing = threading.Lock()
         self.births = threading.RLock()
         self.herald = Herald(name)
         self._folder = PoolFolder(adapter.pickler_name)
@@ -226,7 +227,9 @@ class Guard:
         watchdog().forget(self)
 
     def close(self) -> None:
-        """Release everything; the pool has ended."""
+        """Release everything; the pool has ended. Twice is no error."""
+        if not self._releasing.acquire(blocking=False):
+            return
         self.stop_watching()
         # The watchdog may be in the middle of a death; what it does is bounded.
         acquired = self._watching.acquire(timeout=CLOSE_BOUND)

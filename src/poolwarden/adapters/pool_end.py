@@ -1,0 +1,104 @@
+"""The end of a guarded `multiprocessing.Pool`, whichever way it ends.
+
+Covers ``terminate``, the end of ``with``, being collected and the exit of the
+interpreter (all come through the pool's `Finalize` object), a pool that was
+closed and has ended by itself, and one that was unguarded. Every wait is
+bounded, and nobody is left without an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from ..core import plumbing, verdicts
+from .pool_results import Barrier, fail_result
+
+if TYPE_CHECKING:
+    from .pool import MultiprocessingPool
+
+log = logging.getLogger("poolwarden")
+
+#: Seconds that a worker has between SIGTERM and SIGKILL, or to leave by itself.
+TERM_BOUND: Final = 1.0
+#: Seconds that a repair that is going on may take.
+REPAIR_BOUND: Final = 2.0
+
+
+class PoolEnd:
+    """Stands in for ``Pool._terminate_pool`` of one pool."""
+
+    def __init__(self, adapter: MultiprocessingPool, pool: Any) -> None:
+        self._adapter = adapter
+        self._result_handler = pool._result_handler
+        self._finalizer = pool._terminate
+        self._bare = self._finalizer._callback
+        self._finalizer._callback = self._terminate
+        self._once = threading.Lock()
+
+    def retire(self) -> None:
+        """Let go of a pool that needs no guard any more; several threads may get here."""
+        if self._once.acquire(blocking=False):
+            self._finalizer._callback = self._bare
+            self._adapter.let_go()
+
+    def end_idle_workers(self) -> None:
+        """End who is left of a pool that is closed and has answered everything."""
+        if self._adapter.worker_handler.is_alive():
+            return
+        workers = self._adapter.guard.live_workers()
+        plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), TERM_BOUND)
+        for worker in workers:
+            worker.send(signal.SIGKILL)
+
+    def _terminate(self, *args: Any) -> None:
+        try:
+            self._put_down()
+        except Exception:
+            log.exception("poolwarden: could not end the workers; the pool tries by itself")
+        if not self._result_handler.is_alive():
+            # The pool asserts that nothing is left then.
+            self._fail_the_rest()
+        try:
+            self._bare(*args)
+        finally:
+            self._fail_the_rest()
+            self._adapter.let_go()
+
+    def _put_down(self) -> None:
+        """End the workers and free the pool's locks, which it would wait for without a bound."""
+        adapter, guard = self._adapter, self._adapter.guard
+        acquired = guard.births.acquire(timeout=REPAIR_BOUND)
+        try:
+            adapter.ending = True
+            guard.breaker.stop_waiting()
+            guard.stop_watching()
+            plumbing.end_workers(guard.live_workers(), TERM_BOUND)
+            plumbing.free(adapter.read_lock())
+            adapter.free_other_locks()
+            adapter.worker_handler._state = adapter.module.TERMINATE
+            adapter.task_handler._state = adapter.module.TERMINATE
+            adapter.gate.open()
+            adapter.nudge()
+            if not adapter.worker_handler.is_alive():
+                # Whatever ended it, it may not have told the task thread.
+                adapter.bare_queue.put(None)
+        finally:
+            if acquired:
+                guard.births.release()
+        if threading.current_thread() is not adapter.task_handler:
+            # What the dead left half read would be unpickled by the pool.
+            adapter.drain(lambda: not adapter.task_handler.is_alive())
+
+    def _fail_the_rest(self) -> None:
+        """Answer whatever was not answered; the result thread has ended."""
+        adapter = self._adapter
+        open_tickets = list(adapter.guard.tickets.open.values())
+        for result in list(adapter.cache.values()):
+            if isinstance(result, Barrier):
+                adapter.cache.pop(result.job, None)
+                continue
+            info = next((ticket.info() for ticket in open_tickets if ticket.key[0] == result._job), None)
+            fail_result(result, verdicts.pool_broken("it was terminated before the task ended", task=info))
