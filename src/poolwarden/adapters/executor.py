@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import concurrent.futures.process
 import inspect
+import os
+import threading
+import weakref
 from typing import Any, ClassVar
 
 from ..core.seams import Patch
@@ -53,6 +56,17 @@ class FuturesExecutor(ExecutorAdapter):
         vars(executor).pop("_force_shutdown", None)
         super().detach(executor)
 
+    def may_host_start(self, owner: Any) -> bool:
+        # The manager thread would replace a worker that leaves after its last
+        # task: older patch levels do not, trusting a stale token (gh-115634),
+        # or fail after shutdown(wait=False) (gh-132969). The guard does it.
+        return super().may_host_start(owner) and threading.current_thread() is not self._thread
+
+    def wanted_workers(self, executor: Any) -> int:
+        if self._thread.is_shutting_down():
+            return super().wanted_workers(executor)
+        return self.max_workers(executor)
+
     def spawn(self, executor: Any) -> None:
         # Not the executor's own method: shutdown(wait=False) clears what that
         # needs, and from 3.13 on it asserts that nobody forks that late.
@@ -92,3 +106,16 @@ def _on_construction(wrapped: Any, executor: Any, args: tuple[Any, ...], kwargs:
 FuturesExecutor._construction = Patch(
     concurrent.futures.process.ProcessPoolExecutor, "__init__", _on_construction
 )
+
+
+def _forget_threads() -> None:
+    """In a forked process: no manager thread is there that its exit would have to wake.
+
+    From 3.13.x on that takes a lock, which another of our threads may have held
+    while this one forked. Bare executors fork before they have such a thread.
+    """
+    concurrent.futures.process._threads_wakeups = weakref.WeakKeyDictionary()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -8,6 +8,8 @@ thread, but for the making, which happens in ``submit``.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from concurrent.futures import InvalidStateError
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,8 @@ from ..worker import envelope
 
 if TYPE_CHECKING:
     from .executors import ExecutorAdapter
+
+log = logging.getLogger("poolwarden")
 
 
 class Work:
@@ -62,6 +66,11 @@ class Work:
         guard.sending(ticket)
         return ticket.call(guard.folder) if ticket.verdict is None else (ticket.number, VERDICT)
 
+    @property
+    def waits_again(self) -> bool:
+        """Whether it is running for its caller, and waits to be sent."""
+        return self._running and not (self.ticket is not None and self.ticket.sent)
+
     def _issue(self) -> Ticket:
         guard = self._adapter.guard
         func, args, kwds = self._func, self._args, self._kwds
@@ -73,8 +82,16 @@ class Work:
             base = self._func.__dict__.setdefault("_poolwarden_items", 0)
             self._func.__dict__["_poolwarden_items"] += len(items)
             call, flags = (func, items), envelope.CHUNK | envelope.STAR
-        ticket = guard.tickets.issue(self.work_id, func, call, guard.policy, flags=flags, base=base)
+        try:
+            ticket = guard.tickets.issue(self.work_id, func, call, guard.policy, flags=flags, base=base)
+        except BaseException as error:
+            # An exit in the user's __reduce__ must not end the manager thread.
+            ticket = guard.tickets.issue(self.work_id, func, (None, (), {}), guard.policy, base=base)
+            ticket.verdict = error
         ticket.site = self._site
+        if ticket.verdict is not None:
+            # What goes to a worker in its place may be lost there.
+            self._adapter.deliver(ticket, VERDICT, b"")
         # As the bare executor does, so that large arguments can be freed.
         self._func = self._args = self._kwds = None
         return ticket
@@ -85,29 +102,34 @@ class Work:
             self._running = bool(self.caller.set_running_or_notify_cancel())
         return self._running
 
-    def set_result(self, outcome: tuple[int, int, bytes]) -> None:
+    def set_result(self, outcome: Any) -> None:
         """Give the caller what the envelope holds."""
         guard = self._adapter.guard
-        answer = guard.settle(*outcome)
-        if answer is None:
-            if outcome[0] in guard.tickets.open:
-                # It goes on; the manager thread has taken it out already.
-                self._adapter.keep(self)
+        if self.ticket is None:
+            # Taken over in the moment in which the bare task was sent.
+            self._answer(True, outcome)
             return
-        _, ok, value = answer
-        try:
-            if ok:
-                self.caller.set_result(value)
-            else:
-                self.caller.set_exception(value)
-        except InvalidStateError:
-            pass
+        answer = guard.settle(*outcome)
+        if answer is not None:
+            self._answer(*answer[1:])
+        elif outcome[0] in guard.tickets.open:
+            # It goes on; the manager thread has taken it out already.
+            self._adapter.keep(self)
 
     def set_exception(self, error: BaseException) -> None:
         """Give the caller an exception of the host's own."""
         if self.ticket is not None:
             self._adapter.guard.settle(*self._adapter.guard.tickets.host_failure(self.ticket.number, error))
-        self.caller.set_exception(error)
+        self._answer(False, error)
+
+    def _answer(self, ok: bool, value: Any) -> None:
+        try:
+            with contextlib.suppress(InvalidStateError):
+                (self.caller.set_result if ok else self.caller.set_exception)(value)
+        except BaseException:
+            # The host logs exceptions of callbacks, but an exit in one would
+            # end the manager thread.
+            log.exception("poolwarden: a callback of a future exited; results go on being delivered")
 
     def cancel(self) -> bool:
         """As the future's."""

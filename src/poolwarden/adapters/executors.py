@@ -33,11 +33,13 @@ from ..core import plumbing
 from ..core.gate import Gate
 from ..core.guard import Guard
 from ..core.mailbox import Mailbox
+from ..core.repair import repair
 from ..core.seams import check_attributes
 from ..core.tickets import Ticket, caller_site
-from ..core.workers import Snapshot, Worker
+from ..core.workers import Kill, Snapshot, Worker
+from ..errors import ConfigurationError
 from ..policy import Policy
-from ..worker.ledger import LEFT
+from ..worker.ledger import DONE, LEFT, READY, UNBORN
 from ..worker.member import birth
 from .base import PoolAdapter
 from .executor_work import Work
@@ -48,6 +50,8 @@ log = logging.getLogger("poolwarden")
 THREAD_BOUND: Final = 2.0
 #: Seconds that a worker has to leave by itself when the executor ends.
 TERM_BOUND: Final = 1.0
+#: Seconds until the next try when a worker could not be started, and others live.
+BIRTH_RETRY: Final = 1.0
 #: Marks our own messages in the result queue, and calls that do nothing.
 MAIL: Final = "poolwarden"
 
@@ -64,6 +68,7 @@ _THREAD_METHODS: Final = (
     "add_call_item_to_queue",
     "flag_executor_shutting_down",
     "join_executor_internals",
+    "terminate_broken",
 )
 _numbers = itertools.count(1)
 
@@ -105,6 +110,7 @@ class ExecutorAdapter(PoolAdapter):
         self._max_workers: int = executor._max_workers
         self._thread: Any = None
         self._joining = False
+        self._ended = False
         self._gone: deque[Worker] = deque()
         self._actions: dict[int, Callable[[], None]] = {}
         self._action_numbers = itertools.count(1)
@@ -119,6 +125,8 @@ class ExecutorAdapter(PoolAdapter):
             adapter.guard.policy = policy
             return
         check_attributes(executor, cls.attributes, cls.name)
+        if executor._result_queue is None:
+            raise ConfigurationError("the executor has been shut down; there is nothing left to guard")
         cls(policy, executor).attach(executor)
 
     @classmethod
@@ -172,11 +180,18 @@ class ExecutorAdapter(PoolAdapter):
         self.guard.retire()
 
     def answered_all(self) -> None:
-        if self._thread is not None:
+        thread: Any = self._thread
+        if thread is None:
+            self._end()
+        elif threading.current_thread() is not thread:
+            # Only there nothing can be sent between the look and the end.
+            self.call_in_manager(self.guard.look_for_end)
+        elif not any(isinstance(item, Work) for item in thread.pending_work_items.values()):
+            # Or the bare thread would take their ends for the executor's.
+            self._replace_gone()
             for name in (*_THREAD_METHODS, *self.birth_methods):
-                vars(self._thread).pop(name, None)
-            self._thread.thread_wakeup.wakeup()
-        self._end()
+                vars(thread).pop(name, None)
+            self._end()
 
     def submit_lock(self, executor: Any) -> Any:
         """Return the lock under which the host submits."""
@@ -188,6 +203,10 @@ class ExecutorAdapter(PoolAdapter):
         if item is not None and not isinstance(item, Work):
             self._pending[work_id] = Work(self, work_id, item, caller_site(_OWN_FILES, sys._getframe(1)))
         type(self._work_ids).put(self._work_ids, work_id, *args)
+
+    def may_host_start(self, owner: Any) -> bool:
+        """Return whether the host may start workers now; `owner` is the executor or its manager thread."""
+        return self.guard.broken is None
 
     def _lock_births(self, owner: Any) -> None:
         """Have no worker born while the world is stopped."""
@@ -209,14 +228,17 @@ class ExecutorAdapter(PoolAdapter):
         thread.add_call_item_to_queue = self._add_calls
         thread.flag_executor_shutting_down = self._flag_shutting_down
         thread.join_executor_internals = self._join_internals
+        thread.terminate_broken = self._terminate_broken
 
     def _collected(self) -> None:
         if self._thread is None:
             self._end()
 
     def _end(self) -> None:
-        self._mailbox.close()
-        self.guard.close()
+        if not self._ended:
+            self._ended = True
+            self._mailbox.close()
+            self.guard.close()
 
     # In the manager thread.
 
@@ -247,10 +269,7 @@ class ExecutorAdapter(PoolAdapter):
         if self._wakeups.fileno() in ready:
             # All of them at once; each is an empty message.
             os.read(self._wakeups.fileno(), 1 << 16)
-        if self.guard.broken is not None and not self._joining:
-            self._fail_everything()
-            broken = True
-        return result, broken, cause
+        return result, broken or self.guard.broken is not None, cause
 
     def undecodable(self, error: BaseException) -> Any:
         """Return what the host says of a result that cannot be unpickled."""
@@ -265,10 +284,15 @@ class ExecutorAdapter(PoolAdapter):
         return None
 
     def _handle_mail(self, number: int, kind: int, data: bytes, work_id: Any) -> None:
-        if work_id is None:
-            self._actions.pop(number)()
-        else:
+        if work_id is not None:
             self.finish(work_id, (number, kind, data))
+            return
+        try:
+            self._actions.pop(number)()
+        except Exception as error:
+            # Without this thread nobody would ever be answered.
+            log.exception("poolwarden: internal error; the executor is given up")
+            self.guard.on_failure(error)
 
     def finish(self, work_id: Any, outcome: tuple[int, int, bytes]) -> None:
         """Answer a work item, as the host does for a result."""
@@ -281,35 +305,50 @@ class ExecutorAdapter(PoolAdapter):
         self._thread.pending_work_items[work.work_id] = work
 
     def _flag_shutting_down(self) -> None:
-        thread = self._thread
+        thread, work_ids = self._thread, self._work_ids
         type(thread).flag_executor_shutting_down(thread)
         # With cancel_futures the host empties its queue of ids; tasks that
         # wait to be sent again are running, and cannot be cancelled.
-        for work_id, item in thread.pending_work_items.items():
-            ticket = getattr(item, "ticket", None)
-            if ticket is not None and not ticket.sent and work_id not in self._work_ids.queue:
-                type(self._work_ids).put(self._work_ids, work_id)
+        with work_ids.mutex:
+            waiting = set(work_ids.queue)
+            for work_id, item in thread.pending_work_items.items():
+                if work_id not in waiting and isinstance(item, Work) and item.waits_again:
+                    work_ids.queue.append(work_id)
 
     def _join_internals(self, *args: Any, **kwargs: Any) -> None:
+        """Stand in for ``join_executor_internals``: all is answered, and the workers are told to leave."""
         self._joining = True
+        self.guard.call_later(TERM_BOUND, self._end_idle_workers)
+        self._take_down("join_executor_internals", args, kwargs)
+
+    def _terminate_broken(self, *args: Any, **kwargs: Any) -> None:
+        """Stand in for ``terminate_broken``: answers everybody, and ends in bounded time."""
+        self._joining = True
+        guard, thread = self.guard, self._thread
+        guard.stop_watching()
+        if guard.broken is not None:
+            for item in list(thread.pending_work_items.values()):
+                item.future.set_exception(guard.broken_error(getattr(item, "ticket", None)))
+            thread.pending_work_items.clear()
+        plumbing.end_workers(guard.live_workers(), TERM_BOUND)
+        plumbing.free(self.read_lock())
+        self.free_other_locks()
+        if self.gate.try_enter():
+            # 3.10 waits for the feeder thread, which may stand before a full pipe.
+            self.empty()
+            self.gate.leave()
+        self._take_down("terminate_broken", args, kwargs)
+
+    def _take_down(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
-            type(self._thread).join_executor_internals(self._thread, *args, **kwargs)
+            getattr(type(self._thread), name)(self._thread, *args, **kwargs)
         finally:
             self._end()
-
-    def _fail_everything(self) -> None:
-        """Answer all that is pending, and end the workers, before the host ends the executor."""
-        self._joining = True
-        self.guard.stop_watching()
-        thread = self._thread
-        for item in list(thread.pending_work_items.values()):
-            ticket = getattr(item, "ticket", None)
-            with contextlib.suppress(Exception):
-                item.future.set_exception(self.guard.broken_error(ticket))
-        thread.pending_work_items.clear()
-        plumbing.end_workers(self.guard.live_workers(), TERM_BOUND)
-        plumbing.free(getattr(self._call_queue, "_rlock", None))
-        plumbing.free(getattr(self._result_queue, "_wlock", None))
+            # Once more, now that the watchdog is out of it: the one of two
+            # threads that loses the race to reap takes the worker for alive,
+            # and its pipes would stay open until another process is started.
+            for process in (*self.processes_by_pid.values(), *(worker.process for worker in self._gone)):
+                process.join(0)
 
     def _replace_gone(self) -> None:
         """Take dead workers out of the executor and start others. Manager thread."""
@@ -325,12 +364,24 @@ class ExecutorAdapter(PoolAdapter):
             return
         self.guard.breaker.wait_before_birth()
         for worker in gone:
-            # One that left on purpose is replaced by the host; older patch
-            # levels trust a stale token instead, and stall (gh-115634).
-            wanted = min(self.max_workers(executor), len(thread.pending_work_items))
-            if not worker.left or len(self.processes_by_pid) < wanted:
-                with self.guard.births:
-                    self.spawn(executor)
+            if not worker.left or len(self.processes_by_pid) < self.wanted_workers(executor):
+                self._try_to_spawn(executor, worker)
+
+    def _try_to_spawn(self, executor: Any, gone: Worker) -> None:
+        try:
+            with self.guard.births:
+                self.spawn(executor)
+        except Exception as error:
+            if not self.processes_by_pid:
+                self.guard.break_pool(f"no worker can be started: {error!r}")
+                return
+            log.warning("poolwarden: a worker of %s could not be started: %r", self.guard.name, error)
+            self._gone.append(gone)
+            self.guard.call_later(BIRTH_RETRY, self.nudge)
+
+    def wanted_workers(self, executor: Any) -> int:
+        """Return how many workers there should be after one has left by itself. Manager thread."""
+        return min(self.max_workers(executor), len(self._thread.pending_work_items))
 
     def max_workers(self, executor: Any) -> int:
         """Return how many workers the executor, which may be gone, is to have."""
@@ -392,66 +443,39 @@ class ExecutorAdapter(PoolAdapter):
         self.call_in_manager(lambda: None)
 
     def repair(self, guard: Guard) -> None:
-        if not guard.births.acquire(timeout=THREAD_BOUND * 5):
-            guard.break_pool("a new worker could not be started for a long time")
-            return
-        try:
-            # While the executor is taken down nothing is pending any more, and
-            # its queues may be closed already.
-            if not self._joining:
-                self.gate.shut()
-                self._mend(guard)
-        finally:
-            self.gate.open()
-            guard.births.release()
-        if self._joining:
-            self._end_idle_workers()
+        # While the executor is taken down nothing is pending any more, and its
+        # queues may be closed already.
+        if not self._joining:
+            repair(guard, self)
 
-    def _mend(self, guard: Guard) -> None:
-        queue = self._call_queue
-        known = guard.live_workers()
-        workers = [worker for worker in known if not worker.has_ended()]
-        readers: set[Worker] = set()
-        if plumbing.wait_until(lambda: not self.gate.busy and self._is_empty(), plumbing.READER_BOUND):
-            readers = plumbing.waiting_readers(workers, queue._reader.fileno())
-        frozen = plumbing.freeze(workers)
-        kept = plumbing.kill_all_but(
-            workers, lambda worker: worker in readers or plumbing.is_harmless(worker)
-        )
-        begun = plumbing.begun_tickets(known)
-        for worker in set(known).difference(kept):
-            guard.deliver_last_outcome(worker)
-        self.free_locks()
-        dry = readers.isdisjoint(kept)
-        if dry and not plumbing.take(queue._rlock, THREAD_BOUND):
-            guard.break_pool("the lock of its call queue could not be had")
-            return
-        plumbing.thaw(worker for worker in frozen if worker in kept)
-        if dry:
-            plumbing.wait_until(lambda: not self.gate.busy, THREAD_BOUND)
-            self._drain()
-        unstarted = [
-            (ticket, ticket.sendings)
-            for ticket in list(guard.tickets.open.values())
-            if ticket.sent and ticket.verdict is None and ticket.number not in begun
-        ]
-        # What the manager thread has still to handle may answer some of these.
-        self.call_in_manager(lambda: self._resend_unanswered(unstarted))
-        if dry:
-            queue._rlock.release()
+    # core.repair.HostQueue.
 
-    def free_locks(self) -> None:
-        """Free what workers may have held, besides the reader's lock of the call queue."""
+    def reader(self) -> int:
+        return int(self._call_queue._reader.fileno())
+
+    def read_lock(self) -> Any:
+        return self._call_queue._rlock
+
+    def free_other_locks(self) -> None:
         plumbing.free(getattr(self._result_queue, "_wlock", None))
 
-    def _is_empty(self) -> bool:
+    def is_quiet(self) -> bool:
         """Return whether every call that was put has been taken by a worker."""
         queue = self._call_queue
-        return not queue._buffer and queue._sem._semlock._get_value() == queue._maxsize
+        return (
+            not self.gate.busy and not queue._buffer and queue._sem._semlock._get_value() == queue._maxsize
+        )
 
-    def _drain(self) -> None:
-        """Empty the call queue while its reader's lock is ours, and make room for as many calls as before."""
+    def may_keep(self, worker: Worker) -> bool:
+        return False
+
+    def call_behind(self, action: Callable[[], None]) -> None:
+        self.call_in_manager(action)
+
+    def empty(self) -> None:
+        """Empty the call queue, and make room for as many calls as before."""
         queue = self._call_queue
+        plumbing.wait_until(lambda: not self.gate.busy, THREAD_BOUND)
         fd = queue._reader.fileno()
         if queue._thread is not None and queue._thread.is_alive():
             # The feeder thread may hold a call that it has not written yet.
@@ -472,24 +496,18 @@ class ExecutorAdapter(PoolAdapter):
             while queue._sem._semlock._get_value() < queue._maxsize:
                 queue._sem.release()
 
-    def _resend_unanswered(self, tickets: list[tuple[Ticket, int]]) -> None:
-        open_tickets = self.guard.tickets.open
-        # Another repair may have had the same tickets on its list.
-        self.resend(
-            ticket
-            for ticket, sendings in tickets
-            if ticket.number in open_tickets
-            and ticket.verdict is None
-            and ticket.sent
-            and ticket.sendings == sendings
-        )
-
     def _end_idle_workers(self) -> None:
-        """End who is left of an executor that is shut down and has answered everything."""
-        workers = self.guard.live_workers()
-        plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), TERM_BOUND)
-        for worker in workers:
-            worker.send(signal.SIGKILL)
+        """End workers that were told to leave and do not. Watchdog's thread.
+
+        What told them may have been lost with a dead one, or in a repair. Those
+        that still start, or that run exit handlers, are left alone.
+        """
+        for worker in self.guard.live_workers():
+            phase = worker.snapshot().phase
+            if phase in (READY, DONE) or (worker.older and phase == UNBORN):
+                worker.killed = worker.killed or Kill("repair")
+                worker.send(signal.SIGKILL)
+        self.guard.call_later(TERM_BOUND, self._end_idle_workers)
 
 
 class Processes(dict[int, Any]):
@@ -504,8 +522,9 @@ class Processes(dict[int, Any]):
         self._adapter.guard.born(process)
 
     def pop(self, pid: int, *default: Any) -> Any:
-        """As a dict's; a worker that has been replaced already is no error."""
-        return super().pop(pid, *(default or (_Ended(),)))
+        """As a dict's; without a default the caller would wait for a worker's end, which is the guard's."""
+        found = super().pop(pid, *(default or (_Ended(),)))
+        return found if default or self._adapter.guard.closed else _Ended()
 
 
 class _Ended:
@@ -531,9 +550,8 @@ class _Birth(Method):
     """A method that may start workers."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        guard = self.adapter.guard
-        with guard.births:
-            return self.bare(*args, **kwargs) if guard.broken is None else None
+        with self.adapter.guard.births:
+            return self.bare(*args, **kwargs) if self.adapter.may_host_start(self._owner()) else None
 
 
 class _Starter(Method):

@@ -93,8 +93,8 @@ class LokyExecutor(ExecutorAdapter):
         # For idleness, for its memory, or because the executor was resized.
         return code == 0 or super().may_worker_leave(code)
 
-    def free_locks(self) -> None:
-        super().free_locks()
+    def free_other_locks(self) -> None:
+        super().free_other_locks()
         plumbing.free(self._management_lock)
 
     def spawn(self, executor: Any) -> None:
