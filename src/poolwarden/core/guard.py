@@ -182,8 +182,9 @@ class Guard:
         self.tell("pool_broken", detail=reason, exit=exit)
         nobody_began = all(worker.snapshot().phase < ledger.READY for worker in self.live_workers())
         for ticket in list(self.tickets.open.values()):
-            ticket.sent = ticket.sent and not nobody_began
-            self.fail(ticket, self.broken_error(ticket))
+            if ticket.verdict is None:
+                ticket.sent = ticket.sent and not nobody_began
+                self.fail(ticket, self.broken_error(ticket))
         self.adapter.on_broken()
 
     def dismiss_strays(self) -> None:

@@ -59,7 +59,6 @@ class Member:
         )
         self.stack_file = os.fdopen(fd, "wb", buffering=0)
         self.record.cells[ledger.ARMED] = signals.arm(self)
-        self.record.cells[PHASE] = ledger.READY
         die_with_parent()
         _mark_orderly_exit(self)
 
@@ -82,6 +81,7 @@ def join(folder: str, reducers: Any = None) -> Member:
     member = _members.get(folder)
     if member is None:
         member = _members[folder] = Member(folder, reducers)
+        member.record.cells[PHASE] = ledger.READY
     return member
 
 
@@ -95,14 +95,17 @@ def birth(
     BaseException
         What the initializer raised, after its traceback was put in the record.
     """
+    if initializer is None:
+        with contextlib.suppress(OSError):
+            join(folder, reducers)
+        return
     try:
-        member = join(folder, reducers)
+        # Not through `join`: it would be READY for a moment, and a pool that
+        # is given up just then could not promise that nothing has run.
+        member = _members[folder] = Member(folder, reducers)
     except OSError:
         # No room. The pool must start all the same; each task will say so.
-        if initializer is not None:
-            initializer(*initargs)
-        return
-    if initializer is None:
+        initializer(*initargs)
         return
     cells = member.record.cells
     cells[PHASE] = ledger.STARTING
