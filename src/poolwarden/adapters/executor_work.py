@@ -14,7 +14,7 @@ from concurrent.futures import InvalidStateError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..core.tickets import VERDICT, Ticket
+from ..core.tickets import VERDICT, Ticket, name_of
 from ..worker import envelope
 
 if TYPE_CHECKING:
@@ -71,6 +71,12 @@ class Work:
         """Whether it is running for its caller, and waits to be sent."""
         return self._running and not (self.ticket is not None and self.ticket.sent)
 
+    def _stub(self) -> Ticket:
+        """Return a ticket that was never issued, for what an error says of the task."""
+        ticket = Ticket(0, self.work_id, name_of(self._func), self._adapter.guard.policy, None, 0)
+        ticket.site = self._site
+        return ticket
+
     def _issue(self) -> Ticket:
         guard = self._adapter.guard
         func, args, kwds = self._func, self._args, self._kwds
@@ -117,9 +123,13 @@ class Work:
             self._adapter.keep(self)
 
     def set_exception(self, error: BaseException) -> None:
-        """Give the caller an exception of the host's own."""
-        if self.ticket is not None:
-            self._adapter.guard.settle(*self._adapter.guard.tickets.host_failure(self.ticket.number, error))
+        """Give the caller an exception of the host's own, or why the guard has given the executor up."""
+        guard, ticket = self._adapter.guard, self.ticket
+        if guard.broken is not None:
+            verdict = None if ticket is None else ticket.verdict
+            error = verdict or guard.broken_error(ticket or self._stub())
+        if ticket is not None:
+            guard.settle(*guard.tickets.host_failure(ticket.number, error))
         self._answer(False, error)
 
     def _answer(self, ok: bool, value: Any) -> None:

@@ -180,13 +180,13 @@ class ExecutorAdapter(PoolAdapter):
         self.guard.retire()
 
     def answered_all(self) -> None:
-        thread: Any = self._thread
+        thread = self._thread
         if thread is None:
             self._end()
         elif threading.current_thread() is not thread:
             # Only there nothing can be sent between the look and the end.
             self.call_in_manager(self.guard.look_for_end)
-        elif not any(isinstance(item, Work) for item in thread.pending_work_items.values()):
+        elif not any(isinstance(item, Work) for item in self._thread.pending_work_items.values()):
             # Or the bare thread would take their ends for the executor's.
             self._replace_gone()
             for name in (*_THREAD_METHODS, *self.birth_methods):
@@ -328,14 +328,14 @@ class ExecutorAdapter(PoolAdapter):
         guard.stop_watching()
         if guard.broken is not None:
             for item in list(thread.pending_work_items.values()):
-                item.future.set_exception(guard.broken_error(getattr(item, "ticket", None)))
+                item.future.set_exception(guard.broken_error(None))
             thread.pending_work_items.clear()
         plumbing.end_workers(guard.live_workers(), TERM_BOUND)
         plumbing.free(self.read_lock())
         self.free_other_locks()
         if self.gate.try_enter():
             # 3.10 waits for the feeder thread, which may stand before a full pipe.
-            self.empty()
+            self._drain()
             self.gate.leave()
         self._take_down("terminate_broken", args, kwargs)
 
@@ -462,9 +462,7 @@ class ExecutorAdapter(PoolAdapter):
     def is_quiet(self) -> bool:
         """Return whether every call that was put has been taken by a worker."""
         queue = self._call_queue
-        return (
-            not self.gate.busy and not queue._buffer and queue._sem._semlock._get_value() == queue._maxsize
-        )
+        return not self.gate.busy and not queue._buffer and queue._sem._semlock._get_value() == queue._maxsize
 
     def may_keep(self, worker: Worker) -> bool:
         return False
@@ -473,9 +471,12 @@ class ExecutorAdapter(PoolAdapter):
         self.call_in_manager(action)
 
     def empty(self) -> None:
+        plumbing.wait_until(lambda: not self.gate.busy, THREAD_BOUND)
+        self._drain()
+
+    def _drain(self) -> None:
         """Empty the call queue, and make room for as many calls as before."""
         queue = self._call_queue
-        plumbing.wait_until(lambda: not self.gate.busy, THREAD_BOUND)
         fd = queue._reader.fileno()
         if queue._thread is not None and queue._thread.is_alive():
             # The feeder thread may hold a call that it has not written yet.
@@ -557,7 +558,8 @@ class _Birth(Method):
 class _Starter(Method):
     """``_start_executor_manager_thread``: the thread is hooked up before it runs."""
 
-    _patching = threading.Lock()
+    _patching: ClassVar[Any] = threading.Lock()
+    _patched: ClassVar[tuple[Any, Any] | None] = None
 
     def __init__(self, adapter: ExecutorAdapter, executor: Any) -> None:
         super().__init__(adapter, executor, "_start_executor_manager_thread")
@@ -573,11 +575,26 @@ class _Starter(Method):
                     adapter.take_thread(thread)
                 return thread
 
+            _Starter._patched = module, thread_class
             module._ExecutorManagerThread = make
             try:
                 self.bare()
             finally:
                 module._ExecutorManagerThread = thread_class
+                _Starter._patched = None
+
+    @classmethod
+    def forget(cls) -> None:
+        """In a forked process: workers are forked inside of the call."""
+        cls._patching = threading.Lock()
+        if cls._patched is not None:
+            module, thread_class = cls._patched
+            module._ExecutorManagerThread = thread_class
+            cls._patched = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Starter.forget)
 
 
 class _Refuser:
