@@ -124,6 +124,10 @@ class Handle:
             if code is not None:
                 # 255 with a signal-less end is what `multiprocessing` makes of
                 # a fork server that died; it says nothing of this worker.
+                if reap:
+                    # A `join` of the host's own that this came before fails,
+                    # and leaves the process among those that are to be joined.
+                    self.process.join(0)
                 return int(code)
             try:
                 found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
