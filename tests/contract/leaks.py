@@ -16,6 +16,7 @@ import multiprocessing.resource_tracker
 import os
 import re
 import signal
+import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def what_is_left(before: Snapshot) -> list[str]:
 
 
 def living_descendants() -> set[int]:
-    """Return the pids of all descendants but for multiprocessing's own two helpers."""
+    """Return the pids of all descendants but for multiprocessing's own helpers."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -108,11 +109,20 @@ def living_descendants() -> set[int]:
     return {pid for pid in found - helpers() if not is_gone(pid)}
 
 
+#: Modules with a resource tracker of their own.
+TRACKERS = (
+    "multiprocessing.resource_tracker",
+    "loky.backend.resource_tracker",
+    "joblib.externals.loky.backend.resource_tracker",
+)
+
+
 def helpers() -> set[int]:
-    """Return the pids of the resource tracker and the fork server, which stay for good."""
-    tracker = getattr(multiprocessing.resource_tracker._resource_tracker, "_pid", None)
-    server = getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None)
-    return {pid for pid in (tracker, server) if pid is not None}
+    """Return the pids of the resource trackers and the fork server, which stay for good."""
+    trackers = [sys.modules[name]._resource_tracker for name in TRACKERS if name in sys.modules]
+    found = {getattr(tracker, "_pid", None) for tracker in trackers}
+    found.add(getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None))
+    return {pid for pid in found if pid is not None}
 
 
 def kill_descendants(keep: frozenset[int] = frozenset()) -> list[str]:
