@@ -96,7 +96,6 @@ def test_only_its_owner_may_see_it(no_umask, make, place):
     assert stat.S_IMODE(next(place.rglob("owner")).stat().st_mode) == 0o600
 
 
-@pytest.mark.xfail(strict=True, reason="the host's file is made with the usual mode")
 def test_only_its_owner_may_see_each_file(no_umask, make, place):
     make()
     files = [path for path in place.rglob("*") if path.is_file()]
@@ -187,7 +186,6 @@ def test_the_only_place_with_too_little_room_is_a_clear_error(small_place, monke
         PoolFolder(HOST)
 
 
-@pytest.mark.xfail(strict=True, reason="the home in which there was no room for a pool stays until exit")
 def test_nothing_is_left_in_a_place_that_had_too_little_room(small_place, place, monkeypatch, no_home):
     small = small_place(66)
     monkeypatch.setattr(folder_module, "places", lambda: [small])

@@ -121,9 +121,7 @@ def test_nothing_is_sent_to_a_process_that_was_reaped(either, monkeypatch):
     handle.send(signal.SIGKILL)
 
 
-def test_who_sends_is_told_that_the_process_is_gone(either, request):
-    if request.node.callspec.params["either"] == "no pidfd":
-        request.applymarker(pytest.mark.xfail(strict=True, reason="says True though nothing was sent"))
+def test_who_sends_is_told_that_the_process_is_gone(either):
     process, handle = either(int)
     process.join(DEADLINE)
     assert handle.send(signal.SIGKILL) is False

@@ -487,7 +487,6 @@ def test_the_next_worker_goes_on_where_the_frames_are(small_store):
     assert read_frames(small_store, "p1") == FRAMES
 
 
-@pytest.mark.xfail(strict=True, reason="the second move appends to what the first one left")
 def test_frames_are_moved_whole_after_a_death_in_the_middle_of_a_move(small_store):
     """The first worker died while it copied: the file in the first place is the one that counts."""
     write_frames(small_store, list(FRAMES.items())[:2])
