@@ -7,10 +7,12 @@ all threads; and what it left behind makes it fail (`tests.contract.leaks`).
 
 from __future__ import annotations
 
+import random
 import signal
 import sys
 import threading
 import traceback
+import zlib
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -27,6 +29,9 @@ BOUND = 60.0
 #: Seconds after which a test that outlived its first alarm is interrupted again.
 AGAIN = 5.0
 
+#: Variations of one contract test that a run without ``--full`` makes.
+VARIATIONS = 3
+
 FAILED = pytest.StashKey[bool]()
 
 MARKERS = (
@@ -40,6 +45,37 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     if sys.platform == "linux":
         leaks.adopt_orphans()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help=f"run every variation of the contract tests; a plain run makes {VARIATIONS} of each",
+    )
+
+
+@pytest.hookimpl(trylast=True)  # behind -k and the like
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep some variations (ways of submitting, start methods, faults) of each contract test.
+
+    All of them take three quarters of an hour. Which are kept depends on the test's name
+    alone, so that different tests meet different ones, and every run the same.
+    """
+    if config.getoption("--full"):
+        return
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if getattr(getattr(item, "cls", None), "binding", None) is not None:
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    dropped: list[pytest.Item] = []
+    for name, variations in tests.items():
+        chance = random.Random(zlib.crc32(name.encode()))
+        kept = chance.sample(variations, min(VARIATIONS, len(variations)))
+        dropped += [item for item in variations if item not in kept]
+    config.hook.pytest_deselected(items=dropped)
+    gone = set(dropped)
+    items[:] = [item for item in items if item not in gone]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -33,11 +33,14 @@ class Herald:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._complained = False
+        self._closed = False
 
     def tell(self, kind: str, policy: Policy, **fields: Any) -> None:
         """Log an event, and give it to ``policy.on_event``, soon."""
         event = Event(kind, time.time(), self._pool, **fields)
         with self._lock:
+            if self._closed:
+                return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="poolwarden-events", daemon=True)
                 self._thread.start()
@@ -46,6 +49,7 @@ class Herald:
     def close(self) -> None:
         """Tell what is left and end the thread; waits a second at most."""
         with self._lock:
+            self._closed = True
             thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)

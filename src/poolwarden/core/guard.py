@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..policy import Policy
 from ..records import WorkerExit
 from ..worker import envelope, ledger
-from . import verdicts
+from . import plumbing, verdicts
 from .breaker import Breaker
 from .deadlines import Deadlines
 from .diagnosis import Evidence, diagnose
@@ -27,7 +27,7 @@ from .folder import PoolFolder
 from .oom import OomWatch
 from .tickets import VERDICT, Ticket, Tickets
 from .watchdog import watchdog
-from .workers import Snapshot, Worker
+from .workers import Kill, Snapshot, Worker
 
 if TYPE_CHECKING:
     from ..adapters.base import PoolAdapter
@@ -88,6 +88,7 @@ class Guard:
         # Not shared with any process. Re-entrant: the last reference to a pool
         # may be dropped in the watchdog's own thread.
         self._watching = threading.RLock()
+        self._nobody_began = False
         self._broken_by: tuple[WorkerExit | None, str | None] = (None, None)
 
     @property
@@ -169,6 +170,8 @@ class Guard:
     def broken_error(self, ticket: Ticket | None) -> BaseException:
         """Return a new error that says why the pool cannot go on."""
         exit, text = self._broken_by
+        if ticket is not None and self._nobody_began:
+            ticket.sent = False
         task = None if ticket is None else ticket.info()
         error = verdicts.pool_broken(self.broken or "it was closed", exit, text, task=task)
         return self.adapter.as_host_error(error)
@@ -180,12 +183,22 @@ class Guard:
         self._broken_by = (exit, text)
         self.broken = reason
         self.tell("pool_broken", detail=reason, exit=exit)
-        nobody_began = all(worker.snapshot().phase < ledger.READY for worker in self.live_workers())
+        self._nobody_began = self._end_starts()
         for ticket in list(self.tickets.open.values()):
             if ticket.verdict is None:
-                ticket.sent = ticket.sent and not nobody_began
                 self.fail(ticket, self.broken_error(ticket))
         self.adapter.on_broken()
+
+    def _end_starts(self) -> bool:
+        """End workers none of which is ready; return whether it is certain that no open task has begun."""
+        workers = self.live_workers()
+        if any(worker.older or worker.snapshot().phase >= ledger.READY for worker in workers):
+            return False
+        for worker in workers:
+            worker.killed = worker.killed or Kill("repair")
+            worker.send(signal.SIGKILL)
+        plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), plumbing.SIGNAL_BOUND)
+        return all(worker.snapshot().phase < ledger.READY for worker in workers)
 
     def dismiss_strays(self) -> None:
         """Make workers leave that the host has lost sight of, after their task.
