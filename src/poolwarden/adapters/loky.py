@@ -15,6 +15,7 @@ from ..core import plumbing
 from ..core.seams import Patch
 from ..errors import PoolWardenError, with_host_error
 from ..policy import Policy
+from ..worker.orphan import lifeline_for
 from .executor_work import Work
 from .executors import ExecutorAdapter, Method
 
@@ -34,8 +35,12 @@ class LokyExecutor(ExecutorAdapter):
 
     def __init__(self, policy: Policy, executor: Any) -> None:
         super().__init__(policy, executor)
+        self._process_class = executor._context.Process
         # Held by a worker for a moment when it leaves for idleness.
         self._management_lock = executor._processes_management_lock
+
+    def birth_arguments(self) -> tuple[Any, ...]:
+        return (*super().birth_arguments(), lifeline_for(self._process_class))
 
     @classmethod
     def guards(cls, obj: object) -> bool:

@@ -45,7 +45,7 @@ class Member:
 
     __slots__ = ("dumper", "folder", "in_task", "record", "soft_error", "stack_file", "store")
 
-    def __init__(self, folder: str, reducers: Any) -> None:
+    def __init__(self, folder: str, reducers: Any, line: Any) -> None:
         self.folder = folder
         self.in_task = False
         self.soft_error: BaseException | None = None
@@ -59,11 +59,11 @@ class Member:
         )
         self.stack_file = os.fdopen(fd, "wb", buffering=0)
         self.record.cells[ledger.ARMED] = signals.arm(self)
-        die_with_parent()
+        die_with_parent(line)
         _mark_orderly_exit(self)
 
 
-def join(folder: str, reducers: Any = None) -> Member:
+def join(folder: str, reducers: Any = None, line: Any = None) -> Member:
     """Return this worker's membership, made at the first call for `folder`.
 
     Parameters
@@ -72,6 +72,8 @@ def join(folder: str, reducers: Any = None) -> Member:
         The pool's private folder.
     reducers : dict, optional
         What the host's pickler is to be given for results.
+    line : multiprocessing.connection.Connection, optional
+        See `orphan.die_with_parent`.
 
     Raises
     ------
@@ -80,13 +82,17 @@ def join(folder: str, reducers: Any = None) -> Member:
     """
     member = _members.get(folder)
     if member is None:
-        member = _members[folder] = Member(folder, reducers)
+        member = _members[folder] = Member(folder, reducers, line)
         member.record.cells[PHASE] = ledger.READY
     return member
 
 
 def birth(
-    folder: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], reducers: Any = None
+    folder: str,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    reducers: Any = None,
+    line: Any = None,
 ) -> None:
     """Join the pool, then run its initializer: the initializer of guarded workers.
 
@@ -97,12 +103,12 @@ def birth(
     """
     if initializer is None:
         with contextlib.suppress(OSError):
-            join(folder, reducers)
+            join(folder, reducers, line)
         return
     try:
         # Not through `join`: it would be READY for a moment, and a pool that
         # is given up just then could not promise that nothing has run.
-        member = _members[folder] = Member(folder, reducers)
+        member = _members[folder] = Member(folder, reducers, line)
     except OSError:
         # No room. The pool must start all the same; each task will say so.
         initializer(*initargs)

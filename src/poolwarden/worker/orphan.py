@@ -5,7 +5,8 @@ Runs in the worker. On Linux the pipe that closes with the parent
 when it closes: no thread, no poll, and it works while a task holds the GIL.
 ``PR_SET_PDEATHSIG`` is no option: it fires when the *thread* that forked the
 worker ends, and pools fork replacements from helper threads. Elsewhere a
-thread waits for the pipe.
+thread waits for the pipe. A host that starts its workers without such a pipe
+(loky's own start method) hands them the `lifeline` of the parent.
 
 The workers of a pool that a task makes inside a worker are armed as well,
 whatever their start method; processes that a task starts for other purposes
@@ -38,25 +39,79 @@ _POOL_SUFFIX: Final = "loky.process_executor"
 
 _armed = False
 _bare_start: Callable[[Any], None] | None = None
+# Both ends of the pipe that closes with this process.
+_lifeline: tuple[Any, Any] | None = None
+_making = threading.Lock()
 
 
-def die_with_parent() -> None:
-    """Arrange for this process to be killed when its parent is gone; once."""
+def lifeline() -> Any:
+    """Return the reading end of a pipe that closes with this process; any thread.
+
+    To be handed to workers of a start method that leaves them without one. The
+    same pipe for all, made at the first call; processes forked from this one
+    do not keep it open.
+    """
+    global _lifeline
+    with _making:
+        if _lifeline is None:
+            from multiprocessing.connection import Pipe
+
+            _lifeline = Pipe(duplex=False)
+        return _lifeline[0]
+
+
+def lifeline_for(process_class: Any) -> Any:
+    """Return the `lifeline` if workers of this class need it, else None."""
+    return lifeline() if str(getattr(process_class, "_start_method", "")).startswith("loky") else None
+
+
+def die_with_parent(line: Any = None) -> None:
+    """Arrange for this process to be killed when its parent is gone; once.
+
+    Parameters
+    ----------
+    line : multiprocessing.connection.Connection, optional
+        The parent's `lifeline`. Without it, and without a sentinel of the
+        parent, a thread waits for the parent's end.
+    """
     global _armed
-    if _armed:
-        return
     parent = multiprocessing.process.parent_process()
-    sentinel = getattr(parent, "sentinel", None)
+    if _armed or parent is None:
+        return
+    sentinel = getattr(parent, "sentinel", None) if line is None else _own_end(line.fileno())
+    by_kernel = fcntl is not None and hasattr(os, "O_ASYNC") and os.uname().sysname == "Linux"
+    if sentinel is None:
+        sentinel, by_kernel = _handle_of_parent(), False
     if sentinel is None:
         return
     _armed = True
-    if fcntl is not None and hasattr(os, "O_ASYNC") and os.uname().sysname == "Linux":
-        _arm_kernel(sentinel)
+    if by_kernel:
+        _arm_kernel(sentinel, sentinel if line is None else line.fileno())
     else:
         threading.Thread(
             target=_wait_and_leave, args=(sentinel,), name="poolwarden-orphan", daemon=True
         ).start()
     _follow_nested()
+
+
+def _own_end(fd: int) -> int | None:
+    """Return a descriptor of the same pipe that is shared with no other process.
+
+    All workers inherit one description of the lifeline, and whom a signal is
+    sent to is a property of that.
+    """
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, AttributeError):
+        return None
+
+
+def _handle_of_parent() -> int | None:
+    """Return a descriptor that becomes readable when the parent has ended; None where there is none."""
+    try:
+        return os.pidfd_open(os.getppid())
+    except (OSError, AttributeError):
+        return None
 
 
 def _follow_nested() -> None:
@@ -70,7 +125,7 @@ def _follow_nested() -> None:
 def _start(process: Any) -> None:
     module = getattr(getattr(process, "_target", None), "__module__", None) or ""
     if module in _POOL_MODULES or module.endswith(_POOL_SUFFIX):
-        process._target = _ArmedTarget(process._target)
+        process._target = _ArmedTarget(process._target, lifeline_for(type(process)))
     assert _bare_start is not None
     _bare_start(process)
 
@@ -78,23 +133,25 @@ def _start(process: Any) -> None:
 class _ArmedTarget:
     """A worker's main function that arms the worker first, under every start method."""
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: Any, line: Any) -> None:
         self._target = target
+        self._line = line
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         global _armed
         _armed = False  # what a fork has copied is the parent's
-        die_with_parent()
+        die_with_parent(self._line)
         return self._target(*args, **kwargs)
 
 
-def _arm_kernel(sentinel: int) -> None:
+def _arm_kernel(sentinel: int, inherited: int) -> None:
     fcntl.fcntl(sentinel, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(sentinel, fcntl.F_GETFL)
     fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+    # A descriptor that was opened after the last writer had gone tells nothing.
     poll = select.poll()
-    poll.register(sentinel, select.POLLIN)
+    poll.register(inherited, select.POLLIN)
     if poll.poll(0):
         # The parent went before the signal was armed.
         os.kill(os.getpid(), signal.SIGKILL)
@@ -105,3 +162,17 @@ def _wait_and_leave(sentinel: int) -> None:
 
     wait([sentinel])
     os._exit(1)
+
+
+def _cut() -> None:
+    # In a forked process: this end would keep the parent's workers alive.
+    global _lifeline, _making
+    _making = threading.Lock()
+    if _lifeline is not None:
+        for end in _lifeline:
+            end.close()
+        _lifeline = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_cut)
