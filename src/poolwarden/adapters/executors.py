@@ -327,6 +327,8 @@ class ExecutorAdapter(PoolAdapter):
         guard, thread = self.guard, self._thread
         guard.stop_watching()
         if guard.broken is not None:
+            # Before the host does, which has only its own error to give.
+            self._refuse_more()
             for item in list(thread.pending_work_items.values()):
                 item.future.set_exception(guard.broken_error(None))
             thread.pending_work_items.clear()
@@ -437,10 +439,13 @@ class ExecutorAdapter(PoolAdapter):
             self.call_in_manager(self._replace_gone)
 
     def on_broken(self) -> None:
+        self._refuse_more()
+        self.call_in_manager(lambda: None)
+
+    def _refuse_more(self) -> None:
         executor = self._executor()
         if executor is not None:
             executor.submit = _Refuser(self.guard)
-        self.call_in_manager(lambda: None)
 
     def repair(self, guard: Guard) -> None:
         # While the executor is taken down nothing is pending any more, and its

@@ -38,6 +38,8 @@ log = logging.getLogger("poolwarden")
 CLOSE_BOUND = 5.0
 #: Seconds that a replacement waits for the watchdog to have seen the death.
 BURIAL_BOUND = 0.05
+#: Seconds that a birth may hold up the end of a pool that is given up.
+BIRTH_BOUND = 0.5
 _SIGCHLD = getattr(signal, "SIGCHLD", signal.SIGTERM)
 #: Seconds that the exit code of a worker may take to be known. It comes within
 #: microseconds from a child, but through the host's own thread if that has just
@@ -180,10 +182,18 @@ class Guard:
         """Give up: answer every open task, and refuse new ones."""
         if self.broken is not None or self.closed:
             return
-        self._broken_by = (exit, text)
-        self.broken = reason
+        # No worker may be born between the look and the end. Should a birth
+        # take so long, it is why the pool is given up.
+        acquired = self.births.acquire(timeout=BIRTH_BOUND)
+        try:
+            self._nobody_began = acquired and self._end_starts()
+            self._broken_by = (exit, text)
+            # Last: from now on other threads answer with what is above.
+            self.broken = reason
+        finally:
+            if acquired:
+                self.births.release()
         self.tell("pool_broken", detail=reason, exit=exit)
-        self._nobody_began = self._end_starts()
         for ticket in list(self.tickets.open.values()):
             if ticket.verdict is None:
                 self.fail(ticket, self.broken_error(ticket))
