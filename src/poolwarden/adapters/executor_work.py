@@ -96,6 +96,7 @@ class Work:
             ticket.verdict = error
         ticket.site = self._site
         if ticket.verdict is not None:
+            ticket.verdict = self._adapter.unpicklable(ticket.verdict)
             # What goes to a worker in its place may be lost there.
             self._adapter.deliver(ticket, VERDICT, b"")
         # As the bare executor does, so that large arguments can be freed.

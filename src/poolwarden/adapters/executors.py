@@ -271,6 +271,10 @@ class ExecutorAdapter(PoolAdapter):
             os.read(self._wakeups.fileno(), 1 << 16)
         return result, broken or self.guard.broken is not None, cause
 
+    def unpicklable(self, error: BaseException) -> BaseException:
+        """Return what the host says of a call that cannot be pickled."""
+        return error
+
     def undecodable(self, error: BaseException) -> Any:
         """Return what the host says of a result that cannot be unpickled."""
         return format_exception(type(error), error, error.__traceback__)

@@ -2,6 +2,10 @@
 
 joblib ships loky under another module name; the classes differ, the code does
 not. One adapter serves both, made for a package name.
+
+What loky has beside the executor it was made from: a lock of its process table
+that workers take too, workers that leave when they are idle or have grown, a
+reusable executor that is resized, and ``shutdown(kill_workers=True)``.
 """
 
 from __future__ import annotations
@@ -9,9 +13,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from typing import Any, ClassVar
+import pickle
+import queue
+import time
+from traceback import format_exception
+from types import SimpleNamespace
+from typing import Any, ClassVar, Final
 
-from ..core import plumbing
 from ..core.seams import Patch
 from ..errors import PoolWardenError, with_host_error
 from ..policy import Policy
@@ -19,9 +27,19 @@ from ..worker.orphan import lifeline_for
 from .executor_work import Work
 from .executors import ExecutorAdapter, Method
 
+#: Seconds for a worker to release the lock of the process table, which it holds
+#: for microseconds when it leaves for idleness. One that does not has died.
+RELEASE_BOUND: Final = 1.0
+
 
 class LokyExecutor(ExecutorAdapter):
-    """Guards one executor of loky; see `for_loky` and `for_joblib` for the classes that are used."""
+    """Guards one executor of loky; see `for_loky` and `for_joblib` for the classes that are used.
+
+    Attributes
+    ----------
+    emptied : int
+        How often a repair has emptied the call queue.
+    """
 
     birth_methods: ClassVar[tuple[str, ...]] = ("_adjust_process_count", "_ensure_executor_running")
     attributes: ClassVar[tuple[str, ...]] = (
@@ -36,8 +54,22 @@ class LokyExecutor(ExecutorAdapter):
     def __init__(self, policy: Policy, executor: Any) -> None:
         super().__init__(policy, executor)
         self._process_class = executor._context.Process
-        # Held by a worker for a moment when it leaves for idleness.
-        self._management_lock = executor._processes_management_lock
+        self._executor_class = type(executor)
+        self._killing = False
+        self.emptied = 0
+
+    def attach(self, executor: Any) -> None:
+        with executor._shutdown_lock:
+            executor._processes_management_lock = _ProcessesLock(self, executor._processes_management_lock)
+        super().attach(executor)
+        if hasattr(executor, "_resize"):
+            executor._resize = _Resize(self, executor, "_resize")
+        # Starts workers when the executor is shut down, or gone.
+        self._starter = SimpleNamespace(**vars(executor))
+
+    def detach(self, executor: Any) -> None:
+        vars(executor).pop("_resize", None)
+        super().detach(executor)
 
     def birth_arguments(self) -> tuple[Any, ...]:
         return (*super().birth_arguments(), lifeline_for(self._process_class))
@@ -49,13 +81,20 @@ class LokyExecutor(ExecutorAdapter):
 
     def take_thread(self, thread: Any) -> None:
         super().take_thread(thread)
-        # It takes the lock of the process table, as births do: in one order.
-        thread.process_result_item = _UnderBirths(self, thread, "process_result_item")
+        if not isinstance(thread.processes_management_lock, _ProcessesLock):
+            thread.processes_management_lock = _ProcessesLock(self, thread.processes_management_lock)
 
     def as_host_error(self, error: BaseException) -> BaseException:
-        if isinstance(error, PoolWardenError):
-            return with_host_error(error, self.module.TerminatedWorkerError)
-        return error
+        if not isinstance(error, PoolWardenError):
+            return error
+        error = with_host_error(error, self.module.TerminatedWorkerError)
+        return with_host_error(error, self.module.ShutdownExecutorError) if self._killing else error
+
+    def unpicklable(self, error: BaseException) -> BaseException:
+        wrapped = pickle.PicklingError("Could not pickle the task to send it to the workers.")
+        text = "".join(format_exception(type(error), error, error.__traceback__))
+        wrapped.__cause__ = self.module._RemoteTraceback(text)
+        return wrapped
 
     def undecodable(self, error: BaseException) -> Any:
         broken = self.module.BrokenProcessPool("A result has failed to un-serialize.")
@@ -90,26 +129,45 @@ class LokyExecutor(ExecutorAdapter):
             self._thread.running_work_items.remove(work_id)
 
     def _flag_shutting_down(self) -> None:
-        if self._thread.executor_flags.kill_workers:
+        if self._thread.executor_flags.kill_workers and not self._killing:
+            self._killing = True
             self.guard.stop_watching()
+            # What is pending is answered with this.
+            self.guard.broken = self.guard.broken or "it was shut down with kill_workers=True"
         super()._flag_shutting_down()
+
+    def _terminate_broken(self, *args: Any, **kwargs: Any) -> None:
+        if self.guard.broken is not None:
+            # The executor refuses tasks with this from now on.
+            args = (self.guard.broken_error(None),)
+        super()._terminate_broken(*args, **kwargs)
 
     def may_worker_leave(self, code: int | None) -> bool:
         # For idleness, for its memory, or because the executor was resized.
         return code == 0 or super().may_worker_leave(code)
 
-    def free_other_locks(self) -> None:
-        super().free_other_locks()
-        plumbing.free(self._management_lock)
+    def empty(self) -> None:
+        super().empty()
+        # What tells workers to leave was in the queue as well.
+        self.emptied += 1
+
+    def dismiss(self, count: int) -> int:
+        """Tell `count` workers to leave, or as many as there is room for now; return how many."""
+        told = 0
+        self.gate.enter()
+        try:
+            with contextlib.suppress(queue.Full):
+                while told < count:
+                    self._call_queue.put_nowait(None)
+                    told += 1
+        finally:
+            self.gate.leave()
+        return told
 
     def spawn(self, executor: Any) -> None:
-        # With the executor gone nobody can start workers any more; what is
-        # left of them goes on.
-        if executor is not None:
-            with self._management_lock:
-                executor._adjust_process_count()
-        elif not self.processes_by_pid:
-            self.guard.break_pool("its last worker died, and the executor was collected before")
+        self._starter._max_workers = self.max_workers(executor)
+        with self._starter._processes_management_lock:
+            self._executor_class._adjust_process_count(self._starter)
 
     @classmethod
     def install(cls, policy: Policy) -> None:
@@ -125,10 +183,67 @@ class LokyExecutor(ExecutorAdapter):
         cls._construction.drop()
 
 
-class _UnderBirths(Method):
-    def __call__(self, *args: Any) -> Any:
-        with self.adapter.guard.births:
-            return self.bare(*args)
+class _ProcessesLock:
+    """The host's lock of its process table, as threads of this process take it.
+
+    A worker takes it too and may die with it; then it is taken over. Always
+    behind the guard's own lock, so that what holds it is no thread of ours,
+    and births and repairs cannot wait for each other.
+    """
+
+    def __init__(self, adapter: LokyExecutor, lock: Any) -> None:
+        self._births = adapter.guard.births
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._births.acquire()
+        self._lock.acquire(True, RELEASE_BOUND)
+
+    def __exit__(self, *_: object) -> None:
+        # The one it was taken from may have been alive after all.
+        with contextlib.suppress(ValueError):
+            self._lock.release()
+        self._births.release()
+
+    def __reduce__(self) -> Any:
+        # Workers get the host's.
+        return _itself, (self._lock,)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lock, name)
+
+
+def _itself(obj: Any) -> Any:
+    return obj
+
+
+class _Resize(Method):
+    """``_resize`` of the reusable executor, which may lose workers, and the words for them, meanwhile.
+
+    The host's waits for ever then: for a worker that has died to be alive, or
+    for one to leave that was never told.
+    """
+
+    def __call__(self, max_workers: int) -> None:
+        executor: Any = self._owner()
+        thread = executor._executor_manager_thread
+        if max_workers in (None, executor._max_workers) or thread is None:
+            self.bare(max_workers)
+            return
+        executor._wait_job_completion()
+        with executor._processes_management_lock:
+            executor._max_workers = max_workers
+        self._shrink(executor._processes, max_workers, thread)
+        executor._adjust_process_count()
+
+    def _shrink(self, processes: Any, size: int, thread: Any) -> None:
+        adapter: Any = self.adapter
+        emptied, left_to_tell = -1, 0
+        while len(processes) > size and thread.is_alive():
+            if emptied != adapter.emptied:
+                emptied, left_to_tell = adapter.emptied, len(processes) - size
+            left_to_tell -= adapter.dismiss(left_to_tell)
+            time.sleep(0.001)
 
 
 @functools.cache

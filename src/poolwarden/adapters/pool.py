@@ -156,6 +156,9 @@ class MultiprocessingPool(PoolAdapter):
         # Closed, and everything is answered. Without this an on_event that
         # refers to the pool would keep it alive until the exit.
         if not self.ending and not self.worker_handler.is_alive() and not self.cache:
+            # terminate() of a pool that has ended still takes them.
+            plumbing.free(self.read_lock())
+            self.free_other_locks()
             self.end.retire()
 
     def let_go(self) -> None:
