@@ -13,7 +13,7 @@ import pytest
 from poolwarden import TaskTimeoutError, WorkerLostError, guard
 from poolwarden.testing import Fault, abort, deaf, die, fail, hang, hold_gil, kill_self, segfault
 from tests.contract.base import Notes
-from tests.contract.tasks import HeldUntil, Noted, square
+from tests.contract.tasks import Both, HeldUntil, Noted, no_dump, square
 from tests.contract.waiting import DEADLINE, all_gone, is_gone, within
 
 METHODS = [m for m in ("fork", "spawn", "forkserver") if m in multiprocessing.get_all_start_methods()]
@@ -35,6 +35,7 @@ def start(request: pytest.FixtureRequest) -> Any:
     for process in started:
         process.kill()
         multiprocessing.process.BaseProcess.join(process, DEADLINE)
+        process.close()
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_plain_success_returns(start: Any, notes: Notes) -> None:
 def test_join_raises_how_it_ended(
     start: Any, fault: Fault, exitcode: int, signal_name: str | None, cause: str
 ) -> None:
-    process = start(fault)
+    process = start(Both(no_dump, fault))
 
     with pytest.raises(WorkerLostError) as caught:
         within(DEADLINE, process.join)

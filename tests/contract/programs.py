@@ -72,10 +72,11 @@ def interrupted(host: PoolBinding, method: str, path: str, call: str) -> None:
         raise SystemExit("the call came back")
 
 
-def interrupted_idle(host: PoolBinding, method: str) -> None:
+def interrupted_idle(host: PoolBinding, method: str, path: str) -> None:
     """Wait for something else while the pool is idle, until Ctrl-C."""
-    with host.make_pool(2, method) as pool:
+    with host.make_pool(2, method, initializer=Noted(path, square), initargs=(1,)) as pool:
         serves(host, pool)
+        eventually(lambda: len(lines_of(path)) == 2, "both workers ready: an interpreter that starts tells")
         tell(workers=host.idle_pids(pool))
         time.sleep(DEADLINE)
 

@@ -261,8 +261,8 @@ class Interrupts(ProgramBase):
         self._ended_as_it_should(program, pids)
 
     @pytest.mark.every_start_method
-    def test_ctrl_c_while_the_pool_is_idle(self, run: Callable[..., Program]) -> None:
-        program = run("interrupted_idle")
+    def test_ctrl_c_while_the_pool_is_idle(self, run: Callable[..., Program], notes: Notes) -> None:
+        program = run("interrupted_idle", notes.path)
         pids = program.told()["workers"]
 
         program.interrupt()

@@ -80,6 +80,13 @@ class Both:
         return self.other(*args)
 
 
+def no_dump(*_: Any) -> None:
+    """Keep a crash to come from writing to the terminal: a forked process has pytest's fault handler."""
+    import faulthandler
+
+    faulthandler.disable()
+
+
 class Returning:
     """Returns an object made in the worker by a call."""
 
