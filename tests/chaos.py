@@ -115,7 +115,69 @@ def work_item(call: tuple[int, bytes, int, float, str]) -> tuple[int, int, bytes
     return work(*call)
 
 
-HOSTS: dict[str, Callable[[argparse.Namespace], PoolHost]] = {"pool": PoolHost}
+class LokyHost(PoolHost):
+    """``loky.ProcessPoolExecutor``."""
+
+    maps = ("map",)
+
+    def open(self) -> Any:
+        """Return a new executor, guarded unless ``--bare``."""
+        executor = self.make()
+        if self._options.bare:
+            return executor
+        from poolwarden import guard
+
+        return guard(executor, losses=self._options.losses)
+
+    def make(self) -> Any:
+        """Return a bare executor."""
+        from loky import ProcessPoolExecutor
+        from loky.backend import get_context
+
+        return ProcessPoolExecutor(self._options.workers, context=get_context(self._options.start))
+
+    def workers(self, pool: Any) -> list[Any]:
+        """Return the `Process` objects of the workers as of now."""
+        return list(pool._processes.values())
+
+    def submit(self, pool: Any, group: Group, reply: Reply, log: str) -> None:
+        """Submit the tasks of `group` by its method; do not wait for answers."""
+        calls = [shape.call(log) for shape in group.shapes]
+        if group.method == "map":
+            results = iter(pool.map(work_item, calls, chunksize=group.chunksize))
+            threading.Thread(target=reply.each, args=(results,), daemon=True).start()
+            return
+
+        def answer(future: Any) -> None:
+            error = future.exception()
+            if error is None:
+                reply.one(future.result())
+            else:
+                reply.failed(error)
+
+        pool.submit(work, *calls[0]).add_done_callback(answer)
+
+    def close(self, pool: Any) -> None:
+        """Shut the executor down as its documentation says."""
+        pool.shutdown()
+
+
+class ReusableHost(LokyHost):
+    """``loky.get_reusable_executor``, whose idle workers leave after a while."""
+
+    def make(self) -> Any:
+        """Return a bare executor."""
+        from loky import get_reusable_executor
+        from loky.backend import get_context
+
+        return get_reusable_executor(self._options.workers, get_context(self._options.start), timeout=2)
+
+
+HOSTS: dict[str, Callable[[argparse.Namespace], PoolHost]] = {
+    "pool": PoolHost,
+    "loky": LokyHost,
+    "loky-reusable": ReusableHost,
+}
 
 
 def plan(options: argparse.Namespace, maps: Iterable[str]) -> Iterator[Group]:
@@ -305,7 +367,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.split("\n")[0])
     parser.add_argument("--host", choices=HOSTS, default="pool")
-    parser.add_argument("--start", choices=("fork", "spawn", "forkserver"), default="fork")
+    parser.add_argument("--start", choices=("fork", "spawn", "forkserver", "loky"), default="fork")
     parser.add_argument("--tasks", type=int, default=20000)
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)

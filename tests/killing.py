@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.forkserver
-import multiprocessing.resource_tracker
 import os
 import random
 import select
@@ -20,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.contract.leaks import helpers
 from tests.verdict import Kill
 
 SIGNALS = {signal.SIGKILL: 80, signal.SIGTERM: 10, signal.SIGSEGV: 10}  # and how often each
@@ -115,9 +115,8 @@ def _refuse(process: BaseProcess) -> NoReturn:
 
 
 def _servants() -> set[int]:
-    """Return the helpers that multiprocessing itself starts and keeps."""
-    tracker = getattr(multiprocessing.resource_tracker._resource_tracker, "_pid", None)
-    return {tracker or 0, _fork_server()}
+    """Return the helpers that multiprocessing itself starts and keeps, and loky."""
+    return {0, _fork_server(), *helpers()}
 
 
 def _fork_server() -> int:
