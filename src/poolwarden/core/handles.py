@@ -12,21 +12,26 @@ import os
 import platform
 import select
 import signal
+import struct
 import time
 from typing import Any
 
 #: The system calls in which a pool's worker waits, by number on this machine.
-#: Source: the kernel's unistd tables.
+#: ``restart`` is what a call with a timeout becomes when it was stopped and
+#: goes on. Source: the kernel's unistd tables.
 _CALLS = {
-    "x86_64": {0: "read", 202: "futex"},
-    "aarch64": {63: "read", 98: "futex"},
-    "riscv64": {63: "read", 98: "futex"},
-    "ppc64le": {3: "read", 221: "futex"},
-    "s390x": {3: "read", 238: "futex"},
+    "x86_64": {0: "read", 7: "poll", 202: "futex", 219: "restart"},
+    "aarch64": {63: "read", 73: "poll", 98: "futex", 128: "restart"},
+    "riscv64": {63: "read", 73: "poll", 98: "futex", 128: "restart"},
+    "ppc64le": {3: "read", 167: "poll", 221: "futex", 0: "restart"},
+    "s390x": {3: "read", 168: "poll", 238: "futex", 7: "restart"},
 }.get(platform.machine(), {})
 # Source: linux/futex.h (FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_CMD_MASK).
 _FUTEX_COMMAND = 0x7F
 _FUTEX_WAITS = (0, 9)
+_FUTEX_TIMED_WAIT = 9
+# Source: poll(2), struct pollfd.
+_POLLED = struct.Struct("=ihh")
 
 
 class Handle:
@@ -96,18 +101,38 @@ class Handle:
 
         The name is empty if it is in none, in one that does not matter here,
         or if this system does not tell. For a stopped process it is the call
-        that was interrupted, or has just returned.
+        that was interrupted, or has just returned. For ``poll`` the argument
+        is the one descriptor that is waited for.
         """
         try:
             with open(f"/proc/{self.pid}/syscall", encoding="ascii") as file:
-                number, first, second = file.read().split()[:3]
+                number, *rest = file.read().split()[:3]
             name = _CALLS.get(int(number), "")
+            first, second = (int(argument, 16) for argument in rest)
+            if name == "restart":
+                # It keeps its arguments, but not its name.
+                timed = second & _FUTEX_COMMAND == _FUTEX_TIMED_WAIT
+                name = "futex" if timed else "poll"
+            if name == "poll":
+                return (name, self._polled(first)) if second == 1 else ("", 0)
             # The same call wakes others: who releases a semaphore is in it too.
-            if name == "futex" and int(second, 16) & _FUTEX_COMMAND not in _FUTEX_WAITS:
+            if name == "futex" and second & _FUTEX_COMMAND not in _FUTEX_WAITS:
                 name = ""
-            return name, int(first, 16)
+            return name, first
         except (OSError, ValueError):
             return "", 0
+
+    def _polled(self, address: int) -> int:
+        """Return the descriptor in a ``struct pollfd`` of the process, if it waits for input there."""
+        with open(f"/proc/{self.pid}/mem", "rb", buffering=0) as memory:
+            memory.seek(address)
+            data = memory.read(_POLLED.size)
+        if len(data) < _POLLED.size:
+            raise ValueError("no such memory")
+        fd, events, _ = _POLLED.unpack(data)
+        if not events & select.POLLIN:
+            raise ValueError("not for input")
+        return int(fd)
 
     def exit_code(self, timeout: float, *, reap: bool = False) -> int | None:
         """Return the exit code as in `multiprocessing`, None if it cannot be had.

@@ -55,7 +55,7 @@ def thaw(workers: Iterable[Worker]) -> None:
 
 
 def waiting_readers(workers: Iterable[Worker], pipe: int) -> set[Worker]:
-    """Return the workers that sleep in a read of `pipe`, when nothing is in it.
+    """Return the workers that sleep until something is in `pipe`, when nothing is.
 
     They hold the reader's lock and have read nothing: the plumbing on this
     side is sound. Only while nobody writes to the pipe. Gives live readers a
@@ -72,13 +72,22 @@ def waiting_readers(workers: Iterable[Worker], pipe: int) -> set[Worker]:
     poll.register(pipe, select.POLLIN)
     if not wait_until(lambda: not poll.poll(0), READER_BOUND):
         return set()
+    return {worker for worker in still_waiting(workers, pipe) if worker.sleeps()}
+
+
+def still_waiting(workers: Iterable[Worker], pipe: int) -> set[Worker]:
+    """Return the workers that are in a system call that waits for `pipe`.
+
+    For those that sleep, or have been stopped: one that waits with a timeout
+    may have given up just before that.
+    """
     inode = os.fstat(pipe).st_ino
-    return {worker for worker in workers if _sleeps_in_read(worker, inode)}
+    return {worker for worker in workers if _waits_for(worker, inode)}
 
 
-def _sleeps_in_read(worker: Worker, inode: int) -> bool:
+def _waits_for(worker: Worker, inode: int) -> bool:
     call, fd = worker.system_call()
-    if call != "read" or not worker.sleeps():
+    if call not in ("read", "poll"):
         return False
     try:
         return os.stat(f"/proc/{worker.pid}/fd/{fd}").st_ino == inode

@@ -85,6 +85,7 @@ def _mend(guard: Guard, queue: HostQueue) -> None:
     if plumbing.wait_until(queue.is_quiet, plumbing.READER_BOUND):
         readers = plumbing.waiting_readers(workers, queue.reader())
     frozen = plumbing.freeze(workers)
+    readers = plumbing.still_waiting(readers, queue.reader())
     kept: list[Worker] = workers
     try:
         kept = plumbing.kill_all_but(
