@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from ..policy import Policy
 from ..records import Event
+from .forking import no_fork
 
 log = logging.getLogger("poolwarden")
 
@@ -67,10 +68,11 @@ class Herald:
         if entry is None:
             return False
         event, policy = entry
-        # A filter of the user's may raise as well as the callback.
-        self._call(_log, logging.INFO if event.kind in _INFO else logging.WARNING, event)
-        if policy.on_event is not None:
-            self._call(policy.on_event, event)
+        with no_fork():
+            # A filter of the user's may raise as well as the callback.
+            self._call(_log, logging.INFO if event.kind in _INFO else logging.WARNING, event)
+            if policy.on_event is not None:
+                self._call(policy.on_event, event)
         return True
 
     def _call(self, func: Any, *args: Any) -> None:
