@@ -173,8 +173,21 @@ class ReusableHost(LokyHost):
         return get_reusable_executor(self._options.workers, get_context(self._options.start), timeout=2)
 
 
+class ExecutorHost(LokyHost):
+    """`concurrent.futures.ProcessPoolExecutor`."""
+
+    def make(self) -> Any:
+        """Return a bare executor."""
+        from concurrent.futures import ProcessPoolExecutor
+
+        recycling = {"max_tasks_per_child": self._options.recycle} if self._options.recycle else {}
+        context = multiprocessing.get_context(self._options.start)
+        return ProcessPoolExecutor(self._options.workers, context, **recycling)
+
+
 HOSTS: dict[str, Callable[[argparse.Namespace], PoolHost]] = {
     "pool": PoolHost,
+    "executor": ExecutorHost,
     "loky": LokyHost,
     "loky-reusable": ReusableHost,
 }
