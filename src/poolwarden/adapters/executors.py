@@ -321,13 +321,13 @@ class ExecutorAdapter(PoolAdapter):
 
     def _join_internals(self, *args: Any, **kwargs: Any) -> None:
         """Stand in for ``join_executor_internals``: all is answered, and the workers are told to leave."""
-        self._joining = True
+        self._begin_joining()
         self.guard.call_later(TERM_BOUND, self._end_idle_workers)
         self._take_down("join_executor_internals", args, kwargs)
 
     def _terminate_broken(self, *args: Any, **kwargs: Any) -> None:
         """Stand in for ``terminate_broken``: answers everybody, and ends in bounded time."""
-        self._joining = True
+        self._begin_joining()
         guard, thread = self.guard, self._thread
         guard.stop_watching()
         if guard.broken is not None:
@@ -344,6 +344,13 @@ class ExecutorAdapter(PoolAdapter):
             self._drain()
             self.gate.leave()
         self._take_down("terminate_broken", args, kwargs)
+
+    def _begin_joining(self) -> None:
+        # No repair may be going on when the queues are closed.
+        acquired = self.guard.births.acquire(timeout=THREAD_BOUND)
+        self._joining = True
+        if acquired:
+            self.guard.births.release()
 
     def _take_down(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
@@ -452,10 +459,15 @@ class ExecutorAdapter(PoolAdapter):
             executor.submit = _Refuser(self.guard)
 
     def repair(self, guard: Guard) -> None:
-        # While the executor is taken down nothing is pending any more, and its
-        # queues may be closed already.
-        if not self._joining:
-            repair(guard, self)
+        acquired = guard.births.acquire(timeout=THREAD_BOUND)
+        try:
+            # While the executor is taken down nothing is pending any more, and
+            # its queues may be closed already.
+            if not self._joining:
+                repair(guard, self)
+        finally:
+            if acquired:
+                guard.births.release()
 
     # core.repair.HostQueue.
 
