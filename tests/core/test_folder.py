@@ -291,7 +291,7 @@ def test_it_is_not_swept_while_a_stopped_owner_lives(place, make):
 
 def test_a_killed_owner_whose_workers_live_on_is_gone_all_the_same(place, make):
     """The lock is the owner's alone: workers do not inherit it."""
-    fork = "pid = os.fork()\nif pid: print(pid, flush=True)\ntime.sleep(60)"
+    fork = "if not os.fork(): print(os.getpid(), flush=True)\ntime.sleep(60)"
     owner, path = start_owner(place, fork)
     owner.stdin.write("\n")
     owner.stdin.flush()

@@ -81,6 +81,10 @@ def lost(ticket, item=0):
     return worker_lost(ticket.info(item), EXIT)
 
 
+def payload_files(folder):
+    return [name for name in os.listdir(folder) if name[0] in "crp"]
+
+
 def keep(tickets, ticket, results):
     """Put results of a chunk where a worker keeps them."""
     frames = Frames(tickets.store, f"p{ticket.number}")
@@ -99,6 +103,7 @@ def test_a_call_goes_through_a_worker_and_back(tickets, issue, folder, size):
         answer = envelope.run(*ticket.call(folder))
         assert tickets.settle(*answer) == (ticket, True, b"a" * size + b"b" * size)
     assert tickets.open == {}
+    assert payload_files(folder) == []
 
 
 @pytest.mark.parametrize("policy", [Policy(), Policy(timeout=5), Policy(retries=1), Policy(losses="return")])
@@ -109,7 +114,7 @@ def test_a_chunk_goes_through_a_worker_and_back(tickets, issue, folder, policy, 
         ticket = issue(add, items=items, policy=policy, flags=CHUNK | star)
         _, ok, value = tickets.settle(*envelope.run(*ticket.call(folder)))
     assert (ok, value) == (True, [3, 7] if star else [1, 3])
-    assert [name for name in os.listdir(folder) if name[0] in "crp"] == []
+    assert payload_files(folder) == []
 
 
 def test_a_task_is_answered_once(tickets, issue):

@@ -419,14 +419,14 @@ def test_it_keeps_no_owner_alive_while_it_sleeps(watched, way):
             owner.wait()
         else:
             watchdog().watch(fd, owner, "token")
+            watchdog().schedule(owner, time.monotonic() + 1000)
+            wait_until_quiet()
             if way == "exits":
                 process.kill()
                 owner.wait()
             elif way == "unwatched":
                 watchdog().unwatch(fd)
-            else:
-                watchdog().schedule(owner, time.monotonic() + 1000)
-                watchdog().forget(owner)
+            watchdog().forget(owner)
         del owner
         eventually(lambda: gone() is None, "the owner collected")
     finally:

@@ -269,6 +269,23 @@ def test_an_orderly_end_says_so(folder, end, exit_code):
 
 
 @pytest.mark.parametrize(
+    ("phase", "left"),
+    [("STARTING", False), ("FAILED", False), ("READY", True), ("RUNNING", False), ("DONE", True)],
+)
+def test_an_orderly_end_hides_no_task_and_no_failed_start(folder, phase, left):
+    """As of a handler of the user's that raises SystemExit wherever the worker is."""
+
+    def work():
+        member = join(folder)
+        member.record.cells[ledger.PHASE] = getattr(ledger, phase)
+        os.rename(f"{folder}/{os.getpid()}", f"{folder}/record")
+        sys.exit(1)
+
+    assert exit_code_of(work) == 1
+    assert phase_of(folder, "record") == (ledger.LEFT if left else getattr(ledger, phase))
+
+
+@pytest.mark.parametrize(
     ("end", "exit_code"),
     [
         pytest.param(lambda: os._exit(0), 0, id="_exit"),

@@ -44,6 +44,21 @@ class Protocol5(pickle.Pickler):
         super().__init__(file, 5)
 
 
+class Reusing:
+    """Hands over views of one piece of memory."""
+
+    def __init__(self, file):
+        self.file = file
+        self.memory = bytearray(100)
+
+    def dump(self, obj):
+        data = memoryview(pickle.dumps(obj))
+        for start in range(0, len(data), 100):
+            part = data[start : start + 100]
+            self.memory[: len(part)] = part
+            self.file.write(memoryview(self.memory)[: len(part)])
+
+
 class Thing:
     def __init__(self, value=None):
         self.value = value
@@ -168,6 +183,13 @@ def test_buffers_that_are_no_bytes_arrive_whole(store, size):
     where, data = dumper.dump(obj, store, "c1", 0)
     found = store.load(where, data, "c1")
     assert found == {**obj, "view": b"v" * size}
+
+
+@pytest.mark.parametrize("size", [10, 10_000, 200_000])
+def test_memory_that_the_pickler_uses_again_is_copied_in_time(store, size):
+    dumper = Dumper(Reusing)
+    where, data = dumper.dump(bytes(range(250)) * (size // 10), store, "c1", 0)
+    assert store.load(where, data, "c1") == bytes(range(250)) * (size // 10)
 
 
 def test_a_file_of_the_same_name_is_replaced(store, dumper):
