@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 from ..core.seams import Patch
 from ..policy import Policy
 from ..worker.member import birth
-from .executors import ExecutorAdapter, Method
+from .base_executor import ExecutorAdapter
+from .base_executor_hooks import Method
 
 
 class FuturesExecutor(ExecutorAdapter):

@@ -24,8 +24,9 @@ from ..core.seams import Patch
 from ..errors import PoolWardenError, with_host_error
 from ..policy import Policy
 from ..worker.orphan import lifeline_for
-from .executor_work import Work
-from .executors import ExecutorAdapter, Method
+from .base_executor import ExecutorAdapter
+from .base_executor_hooks import Method
+from .base_executor_work import Work
 
 #: Seconds for a worker to release the lock of the process table, which it holds
 #: for microseconds when it leaves for idleness. One that does not has died.

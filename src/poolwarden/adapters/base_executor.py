@@ -42,7 +42,8 @@ from ..policy import Policy
 from ..worker.ledger import DONE, LEFT, READY, UNBORN
 from ..worker.member import birth
 from .base import PoolAdapter
-from .executor_work import Work
+from .base_executor_hooks import MAIL, Birth, Mark, Processes, Refuser, Starter
+from .base_executor_work import Work
 
 log = logging.getLogger("poolwarden")
 
@@ -52,11 +53,9 @@ THREAD_BOUND: Final = 2.0
 TERM_BOUND: Final = 1.0
 #: Seconds until the next try when a worker could not be started, and others live.
 BIRTH_RETRY: Final = 1.0
-#: Marks our own messages in the result queue, and calls that do nothing.
-MAIL: Final = "poolwarden"
 
 _OWN_FILES: Final = (
-    "poolwarden/adapters/executors.py",
+    "poolwarden/adapters/base_executor.py",
     "concurrent/futures/process.py",
     "concurrent/futures/_base.py",
     "asyncio/base_events.py",
@@ -159,7 +158,7 @@ class ExecutorAdapter(PoolAdapter):
             if executor._executor_manager_thread is not None:
                 self.take_thread(executor._executor_manager_thread)
                 executor._executor_manager_thread_wakeup.wakeup()
-            executor._start_executor_manager_thread = _Starter(self, executor)
+            executor._start_executor_manager_thread = Starter(self, executor)
             self._lock_births(executor)
             executor._poolwarden = self
         weakref.finalize(executor, self._collected)
@@ -212,7 +211,7 @@ class ExecutorAdapter(PoolAdapter):
         """Have no worker born while the world is stopped."""
         for name in self.birth_methods:
             if hasattr(owner, name):
-                setattr(owner, name, _Birth(self, owner, name))
+                setattr(owner, name, Birth(self, owner, name))
 
     def take_thread(self, thread: Any) -> None:
         """Hook the manager thread up, before it is started if possible."""
@@ -456,7 +455,7 @@ class ExecutorAdapter(PoolAdapter):
     def _refuse_more(self) -> None:
         executor = self._executor()
         if executor is not None:
-            executor.submit = _Refuser(self.guard)
+            executor.submit = Refuser(self.guard)
 
     def repair(self, guard: Guard) -> None:
         acquired = guard.births.acquire(timeout=THREAD_BOUND)
@@ -502,7 +501,7 @@ class ExecutorAdapter(PoolAdapter):
         if queue._thread is not None and queue._thread.is_alive():
             # The feeder thread may hold a call that it has not written yet.
             # It writes in order, so all is there once this one has come.
-            mark = _Mark()
+            mark = Mark()
             with queue._notempty:
                 queue._buffer.append(mark)
                 queue._notempty.notify()
@@ -530,111 +529,3 @@ class ExecutorAdapter(PoolAdapter):
                 worker.killed = worker.killed or Kill("repair")
                 worker.send(signal.SIGKILL)
         self.guard.call_later(TERM_BOUND, self._end_idle_workers)
-
-
-class Processes(dict[int, Any]):
-    """The executor's table of workers, which tells the guard of births."""
-
-    def __init__(self, adapter: ExecutorAdapter, processes: dict[int, Any]) -> None:
-        super().__init__(processes)
-        self._adapter = adapter
-
-    def __setitem__(self, pid: int, process: Any) -> None:
-        super().__setitem__(pid, process)
-        self._adapter.guard.born(process)
-
-    def pop(self, pid: int, *default: Any) -> Any:
-        """As a dict's; without a default the caller would wait for a worker's end, which is the guard's."""
-        found = super().pop(pid, *(default or (_Ended(),)))
-        return found if default or self._adapter.guard.closed else _Ended()
-
-
-class _Ended:
-    def join(self, timeout: float | None = None) -> None:
-        """Return at once."""
-
-
-class Method:
-    """Stands in for a method of an object, on the object, without keeping it alive."""
-
-    def __init__(self, adapter: ExecutorAdapter, owner: Any, name: str) -> None:
-        self.adapter = adapter
-        self._owner = weakref.ref(owner)
-        self._name = name
-
-    def bare(self, *args: Any, **kwargs: Any) -> Any:
-        """Call what the class has."""
-        owner: Any = self._owner()
-        return getattr(type(owner), self._name)(owner, *args, **kwargs)
-
-
-class _Birth(Method):
-    """A method that may start workers."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self.adapter.guard.births:
-            return self.bare(*args, **kwargs) if self.adapter.may_host_start(self._owner()) else None
-
-
-class _Starter(Method):
-    """``_start_executor_manager_thread``: the thread is hooked up before it runs."""
-
-    _patching: ClassVar[Any] = threading.Lock()
-    _patched: ClassVar[tuple[Any, Any] | None] = None
-
-    def __init__(self, adapter: ExecutorAdapter, executor: Any) -> None:
-        super().__init__(adapter, executor, "_start_executor_manager_thread")
-
-    def __call__(self) -> None:
-        module, adapter = self.adapter.module, self.adapter
-        with self._patching:
-            thread_class = module._ExecutorManagerThread
-
-            def make(executor: Any) -> Any:
-                thread = thread_class(executor)
-                if executor is self._owner():
-                    adapter.take_thread(thread)
-                return thread
-
-            _Starter._patched = module, thread_class
-            module._ExecutorManagerThread = make
-            try:
-                self.bare()
-            finally:
-                module._ExecutorManagerThread = thread_class
-                _Starter._patched = None
-
-    @classmethod
-    def forget(cls) -> None:
-        """In a forked process: workers are forked inside of the call."""
-        cls._patching = threading.Lock()
-        if cls._patched is not None:
-            module, thread_class = cls._patched
-            module._ExecutorManagerThread = thread_class
-            cls._patched = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Starter.forget)
-
-
-class _Refuser:
-    """Stands in for ``submit`` of an executor that is broken."""
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise self._guard.broken_error(None)
-
-
-class _Mark:
-    """A call that only shows that the feeder thread has written all before it."""
-
-    work_id = MAIL
-
-    def __init__(self) -> None:
-        self.text = os.urandom(16)
-
-    def __reduce__(self) -> Any:
-        return bytes, (self.text,)

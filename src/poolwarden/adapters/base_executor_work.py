@@ -18,7 +18,7 @@ from ..core.tickets import VERDICT, Ticket, name_of
 from ..worker import envelope
 
 if TYPE_CHECKING:
-    from .executors import ExecutorAdapter
+    from .base_executor import ExecutorAdapter
 
 log = logging.getLogger("poolwarden")
 

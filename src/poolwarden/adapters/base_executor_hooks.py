@@ -1,0 +1,127 @@
+"""What takes the place of an executor's own methods and tables, on one object.
+
+Nothing here keeps the executor alive: one that nobody uses any more must be
+collected, as it would be without a guard.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+if TYPE_CHECKING:
+    from ..core.guard import Guard
+    from .base_executor import ExecutorAdapter
+
+#: Marks our own messages in the result queue, and calls that do nothing.
+MAIL: Final = "poolwarden"
+
+
+class Processes(dict[int, Any]):
+    """The executor's table of workers, which tells the guard of births."""
+
+    def __init__(self, adapter: ExecutorAdapter, processes: dict[int, Any]) -> None:
+        super().__init__(processes)
+        self._adapter = adapter
+
+    def __setitem__(self, pid: int, process: Any) -> None:
+        super().__setitem__(pid, process)
+        self._adapter.guard.born(process)
+
+    def pop(self, pid: int, *default: Any) -> Any:
+        """As a dict's; without a default the caller would wait for a worker's end, which is the guard's."""
+        found = super().pop(pid, *(default or (_Ended(),)))
+        return found if default or self._adapter.guard.closed else _Ended()
+
+
+class _Ended:
+    def join(self, timeout: float | None = None) -> None:
+        """Return at once."""
+
+
+class Method:
+    """Stands in for a method of an object, on the object, without keeping it alive."""
+
+    def __init__(self, adapter: ExecutorAdapter, owner: Any, name: str) -> None:
+        self.adapter = adapter
+        self._owner = weakref.ref(owner)
+        self._name = name
+
+    def bare(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what the class has."""
+        owner: Any = self._owner()
+        return getattr(type(owner), self._name)(owner, *args, **kwargs)
+
+
+class Birth(Method):
+    """A method that may start workers."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.adapter.guard.births:
+            return self.bare(*args, **kwargs) if self.adapter.may_host_start(self._owner()) else None
+
+
+class Starter(Method):
+    """``_start_executor_manager_thread``: the thread is hooked up before it runs."""
+
+    _patching: ClassVar[Any] = threading.Lock()
+    _patched: ClassVar[tuple[Any, Any] | None] = None
+
+    def __init__(self, adapter: ExecutorAdapter, executor: Any) -> None:
+        super().__init__(adapter, executor, "_start_executor_manager_thread")
+
+    def __call__(self) -> None:
+        module, adapter = self.adapter.module, self.adapter
+        with self._patching:
+            thread_class = module._ExecutorManagerThread
+
+            def make(executor: Any) -> Any:
+                thread = thread_class(executor)
+                if executor is self._owner():
+                    adapter.take_thread(thread)
+                return thread
+
+            Starter._patched = module, thread_class
+            module._ExecutorManagerThread = make
+            try:
+                self.bare()
+            finally:
+                module._ExecutorManagerThread = thread_class
+                Starter._patched = None
+
+    @classmethod
+    def forget(cls) -> None:
+        """In a forked process: workers are forked inside of the call."""
+        cls._patching = threading.Lock()
+        if cls._patched is not None:
+            module, thread_class = cls._patched
+            module._ExecutorManagerThread = thread_class
+            cls._patched = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Starter.forget)
+
+
+class Refuser:
+    """Stands in for ``submit`` of an executor that is broken."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._guard.broken_error(None)
+
+
+class Mark:
+    """A call that only shows that the feeder thread has written all before it."""
+
+    work_id = MAIL
+
+    def __init__(self) -> None:
+        self.text = os.urandom(16)
+
+    def __reduce__(self) -> Any:
+        return bytes, (self.text,)
