@@ -6,11 +6,11 @@ import multiprocessing
 from collections.abc import Callable, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing.pool import Pool
+from multiprocessing.pool import RUN, Pool
 from typing import Any, ClassVar
 
 from tests.contract.binding import Answers, PoolBinding, Way
-from tests.contract.waiting import DEADLINE, within
+from tests.contract.waiting import DEADLINE, eventually, within
 
 
 class NoDaemon(multiprocessing.Process):
@@ -71,6 +71,8 @@ def _one_after_another(iterate: Callable[[Any, Callable[..., Any], list[Any], in
                 assert len(answers.errors) <= len(items), answers.errors
                 answers.collect(lambda: within(DEADLINE, next, iterator, _END))  # noqa: B023 - called at once
             answers.values.pop()
+        if answers.errors:  # the error of one chunk ends the generator; the other chunks go on
+            eventually(lambda: not pool._cache or pool._state != RUN, "every chunk done")
         return answers
 
     return Way(call, separate=chunk == 1, indexed=True, chunk=chunk)

@@ -7,6 +7,7 @@ among its descendants, whatever it was started by.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import multiprocessing
@@ -166,12 +167,10 @@ def files() -> set[str]:
     """Return poolwarden's files of this process: each of its folders is held by an open, locked file."""
     found: set[str] = set()
     for fd in os.listdir("/proc/self/fd"):
-        try:
-            path = Path(os.readlink(f"/proc/self/fd/{fd}"))
-        except FileNotFoundError:
-            continue
-        if path.parent.name.startswith("poolwarden"):
-            found.update(map(str, path.parent.rglob("*")))
+        with contextlib.suppress(FileNotFoundError):  # it may be going right now
+            folder = Path(os.readlink(f"/proc/self/fd/{fd}")).parent
+            if folder.name.startswith("poolwarden"):
+                found.update(map(str, folder.rglob("*")))
     return found
 
 
