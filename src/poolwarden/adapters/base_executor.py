@@ -43,6 +43,7 @@ from ..worker.ledger import DONE, LEFT, READY, UNBORN
 from ..worker.member import birth
 from .base import PoolAdapter
 from .base_executor_hooks import MAIL, Birth, Mark, Processes, Refuser, Starter
+from .base_executor_older import OlderTasks
 from .base_executor_work import Work
 
 log = logging.getLogger("poolwarden")
@@ -70,6 +71,7 @@ _THREAD_METHODS: Final = (
     "terminate_broken",
 )
 _numbers = itertools.count(1)
+_guarded: weakref.WeakSet[ExecutorAdapter] = weakref.WeakSet()
 
 
 class ExecutorAdapter(PoolAdapter):
@@ -101,7 +103,7 @@ class ExecutorAdapter(PoolAdapter):
         self.process_chunk = self.module._process_chunk
         self.guard = Guard(self, policy, f"{self.name}-{next(_numbers)}")
         self._executor: weakref.ref[Any] = weakref.ref(executor)
-        self._call_queue, self._result_queue = executor._call_queue, executor._result_queue
+        self.call_queue, self._result_queue = executor._call_queue, executor._result_queue
         self._pending: dict[Any, Any] = executor._pending_work_items
         self._work_ids = executor._work_ids
         self._bare_initializer = executor._initializer, executor._initargs
@@ -154,13 +156,16 @@ class ExecutorAdapter(PoolAdapter):
             adopted = [id for id, item in list(self._pending.items()) if not item.future.running()]
             for work_id in adopted:
                 self._pending[work_id] = Work(self, work_id, self._pending[work_id], None)
+            self._older = OlderTasks(self, set(self._pending))
             self._work_ids.put = self._on_put
             if executor._executor_manager_thread is not None:
                 self.take_thread(executor._executor_manager_thread)
                 executor._executor_manager_thread_wakeup.wakeup()
+                self.call_in_manager(self._older.call_roll)
             executor._start_executor_manager_thread = Starter(self, executor)
             self._lock_births(executor)
             executor._poolwarden = self
+        _guarded.add(self)
         weakref.finalize(executor, self._collected)
 
     def birth_arguments(self) -> tuple[Any, ...]:
@@ -191,6 +196,22 @@ class ExecutorAdapter(PoolAdapter):
             for name in (*_THREAD_METHODS, *self.birth_methods):
                 vars(thread).pop(name, None)
             self._end()
+
+    @staticmethod
+    def cancel_future(future: Any) -> bool | None:
+        """Stop the task of a guarded executor's future; None if no such executor knows it. Any thread."""
+        for adapter in list(_guarded):
+            for item in list(adapter.pending.values()):
+                if isinstance(item, Work) and item.caller is future:
+                    return item.stop()
+        return None
+
+    @property
+    def pending(self) -> dict[Any, Any]:
+        """The work items that are not answered, by id; the manager thread changes them."""
+        # A new dict, once futures were cancelled at a shutdown.
+        found: dict[Any, Any] = self._pending if self._thread is None else self._thread.pending_work_items
+        return found
 
     def submit_lock(self, executor: Any) -> Any:
         """Return the lock under which the host submits."""
@@ -236,8 +257,14 @@ class ExecutorAdapter(PoolAdapter):
     def _end(self) -> None:
         if not self._ended:
             self._ended = True
+            _guarded.discard(self)
             self._mailbox.close()
             self.guard.close()
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Drop what would keep pipes open as long as somebody keeps the executor, which has ended."""
+        self.call_queue = self._result_queue = self._results = self._thread = None
 
     # In the manager thread.
 
@@ -361,6 +388,7 @@ class ExecutorAdapter(PoolAdapter):
             # and its pipes would stay open until another process is started.
             for process in (*self.processes_by_pid.values(), *(worker.process for worker in self._gone)):
                 process.join(0)
+            self._gone.clear()
 
     def _replace_gone(self) -> None:
         """Take dead workers out of the executor and start others. Manager thread."""
@@ -428,12 +456,17 @@ class ExecutorAdapter(PoolAdapter):
         self._mailbox.post(pickle.dumps((MAIL, number, 0, b"", None)))
 
     def resend(self, tickets: Iterable[Ticket]) -> None:
-        work_ids = self._work_ids
-        with work_ids.mutex:
-            for ticket in sorted(tickets, key=lambda ticket: ticket.number, reverse=True):
+        tickets = sorted(tickets, key=lambda ticket: ticket.number)
+        with self._work_ids.mutex:
+            for ticket in tickets:
                 ticket.sent = False
-                work_ids.queue.appendleft(ticket.key)
+            self._work_ids.queue.extendleft(ticket.key for ticket in reversed(tickets))
         self.call_in_manager(lambda: None)
+
+    def put_first(self, work_ids: list[Any]) -> None:
+        """Have work items sent before those that wait. Manager thread."""
+        with self._work_ids.mutex:
+            self._work_ids.queue.extendleft(reversed(work_ids))
 
     def buried(self, worker: Worker, seen: Snapshot) -> None:
         worker.left = seen.phase == LEFT
@@ -471,24 +504,33 @@ class ExecutorAdapter(PoolAdapter):
     # core.repair.HostQueue.
 
     def reader(self) -> int:
-        return int(self._call_queue._reader.fileno())
+        return int(self.call_queue._reader.fileno())
 
     def read_lock(self) -> Any:
-        return self._call_queue._rlock
+        return self.call_queue._rlock
 
     def free_other_locks(self) -> None:
         plumbing.free(getattr(self._result_queue, "_wlock", None))
 
     def is_quiet(self) -> bool:
         """Return whether every call that was put has been taken by a worker."""
-        queue = self._call_queue
+        queue = self.call_queue
         return not self.gate.busy and not queue._buffer and queue._sem._semlock._get_value() == queue._maxsize
 
     def may_keep(self, worker: Worker) -> bool:
-        return False
+        return self._older.may_be_run_by(worker)
+
+    def is_somebody_sending(self) -> bool:
+        """Return whether the lock for sending results is taken, by the living or the dead."""
+        lock = getattr(self._result_queue, "_wlock", None)
+        return lock is not None and lock._semlock._is_zero()
 
     def call_behind(self, action: Callable[[], None]) -> None:
-        self.call_in_manager(action)
+        def both() -> None:
+            action()
+            self._older.after_repair()
+
+        self.call_in_manager(both)
 
     def empty(self) -> None:
         plumbing.wait_until(lambda: not self.gate.busy, THREAD_BOUND)
@@ -496,8 +538,8 @@ class ExecutorAdapter(PoolAdapter):
 
     def _drain(self) -> None:
         """Empty the call queue, and make room for as many calls as before."""
-        queue = self._call_queue
-        fd = queue._reader.fileno()
+        queue = self.call_queue
+        fd, left = queue._reader.fileno(), bytearray()
         if queue._thread is not None and queue._thread.is_alive():
             # The feeder thread may hold a call that it has not written yet.
             # It writes in order, so all is there once this one has come.
@@ -505,14 +547,14 @@ class ExecutorAdapter(PoolAdapter):
             with queue._notempty:
                 queue._buffer.append(mark)
                 queue._notempty.notify()
-            left = bytearray()
 
             def arrived() -> bool:
                 left.extend(plumbing.read_available(fd))
                 return mark.text in left
 
             plumbing.wait_until(arrived, THREAD_BOUND)
-        plumbing.read_available(fd)
+        left.extend(plumbing.read_available(fd))
+        self._older.note_unread(bytes(left))
         with contextlib.suppress(ValueError):
             while queue._sem._semlock._get_value() < queue._maxsize:
                 queue._sem.release()

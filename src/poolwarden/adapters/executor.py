@@ -34,7 +34,7 @@ class FuturesExecutor(ExecutorAdapter):
         super().__init__(policy, executor)
         self._context = executor._mp_context
         arguments = [
-            self._call_queue,
+            self.call_queue,
             self._result_queue,
             birth,
             self.birth_arguments(),
@@ -67,6 +67,10 @@ class FuturesExecutor(ExecutorAdapter):
         if self._thread.is_shutting_down():
             return super().wanted_workers(executor)
         return self.max_workers(executor)
+
+    def let_go(self) -> None:
+        super().let_go()
+        self._arguments = ()
 
     def spawn(self, executor: Any) -> None:
         # Not the executor's own method: shutdown(wait=False) clears what that

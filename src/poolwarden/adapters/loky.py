@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Final
 from ..core.seams import Patch
 from ..errors import PoolWardenError, with_host_error
 from ..policy import Policy
+from ..worker.member import REDUCERS_FILE
 from ..worker.orphan import lifeline_for
 from .base_executor import ExecutorAdapter
 from .base_executor_hooks import Method
@@ -62,11 +63,15 @@ class LokyExecutor(ExecutorAdapter):
     def attach(self, executor: Any) -> None:
         with executor._shutdown_lock:
             executor._processes_management_lock = _ProcessesLock(self, executor._processes_management_lock)
+        if executor._processes and (reducers := getattr(executor._result_queue, "_reducers", None)):
+            # For those workers; later ones are given them at birth.
+            with open(f"{self.guard.folder}/{REDUCERS_FILE}", "xb") as file:
+                file.write(self.dumper.dumps(reducers))
         super().attach(executor)
         if hasattr(executor, "_resize"):
             executor._resize = _Resize(self, executor, "_resize")
         # Starts workers when the executor is shut down, or gone.
-        self._starter = SimpleNamespace(**vars(executor))
+        self._starter: Any = SimpleNamespace(**vars(executor))
 
     def detach(self, executor: Any) -> None:
         vars(executor).pop("_resize", None)
@@ -159,11 +164,15 @@ class LokyExecutor(ExecutorAdapter):
         try:
             with contextlib.suppress(queue.Full):
                 while told < count:
-                    self._call_queue.put_nowait(None)
+                    self.call_queue.put_nowait(None)
                     told += 1
         finally:
             self.gate.leave()
         return told
+
+    def let_go(self) -> None:
+        super().let_go()
+        self._starter = None
 
     def spawn(self, executor: Any) -> None:
         self._starter._max_workers = self.max_workers(executor)

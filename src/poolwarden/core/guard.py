@@ -260,6 +260,7 @@ class Guard:
         try:
             for worker in self.live_workers():
                 self._drop(worker)
+            self._later.clear()
         finally:
             if acquired:
                 self._watching.release()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import pickle
 
 from . import ledger, signals
 from .ledger import LEFT, PHASE, SAFE_OPEN, Record
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: File in the pool's folder that names the host's pickler: ``module:name``.
 HOST_FILE: Final = "host"
+#: File there with the host's reducers for results, for workers older than the guard.
+REDUCERS_FILE: Final = "reducers"
 
 _members: dict[str, Member] = {}
 
@@ -51,8 +54,11 @@ class Member:
         self.soft_error: BaseException | None = None
         self.store = Store(folder)
         self.record = _make_record(self.store)
-        with open(f"{folder}/{HOST_FILE}", encoding="utf-8") as file:
-            module, _, name = file.read().partition(":")
+        with open(f"{folder}/{HOST_FILE}", encoding="utf-8") as text:
+            module, _, name = text.read().partition(":")
+        if reducers is None:
+            with contextlib.suppress(FileNotFoundError), open(f"{folder}/{REDUCERS_FILE}", "rb") as file:
+                reducers = pickle.load(file)
         self.dumper = Dumper(make_pickler(getattr(importlib.import_module(module), name), reducers))
         fd = os.open(
             f"{folder}/{os.getpid()}.stack", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_OPEN, 0o600

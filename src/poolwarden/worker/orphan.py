@@ -72,7 +72,8 @@ def die_with_parent(line: Any = None) -> None:
     ----------
     line : multiprocessing.connection.Connection, optional
         The parent's `lifeline`. Without it, and without a sentinel of the
-        parent, a thread waits for the parent's end.
+        parent, a thread waits for the parent's end: as long as a task holds the
+        GIL it cannot act.
     """
     global _armed
     parent = multiprocessing.process.parent_process()
