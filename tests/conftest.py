@@ -59,7 +59,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep some variations (ways of submitting, start methods, faults) of each contract test.
 
-    All of them take three quarters of an hour. Which are kept depends on the test's name
+    All of them take three quarters of an hour. A class whose pools are slow to start
+    says with `variations` that it makes fewer. Which are kept depends on the test's name
     alone, so that different tests meet different ones, and every run the same.
     """
     if config.getoption("--full"):
@@ -71,7 +72,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped: list[pytest.Item] = []
     for name, variations in tests.items():
         chance = random.Random(zlib.crc32(name.encode()))
-        kept = chance.sample(variations, min(VARIATIONS, len(variations)))
+        most = getattr(variations[0].cls, "variations", VARIATIONS)  # type: ignore[attr-defined]
+        kept = chance.sample(variations, min(most, len(variations)))
         dropped += [item for item in variations if item not in kept]
     config.hook.pytest_deselected(items=dropped)
     gone = set(dropped)
