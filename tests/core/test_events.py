@@ -123,7 +123,6 @@ def test_there_is_a_thread_from_the_first_event_to_the_end(herald):
     assert threads() == []
 
 
-@pytest.mark.xfail(strict=True, reason="it starts a thread, which nobody ends")
 def test_an_event_after_the_end_starts_no_thread(herald):
     herald.close()
     herald.tell("pool_repaired", Policy())
