@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ..policy import Policy
@@ -67,11 +68,11 @@ def cancel(handle: Any) -> bool:
     """Stop a task of a guarded pool, running or not, and return whether that was possible.
 
     The worker that runs it is killed; that task alone ends with
-    `concurrent.futures.CancelledError`.
+    `concurrent.futures.CancelledError`. Any thread may call it.
 
     Parameters
     ----------
-    handle : multiprocessing.pool.AsyncResult
+    handle : multiprocessing.pool.AsyncResult or concurrent.futures.Future
         What the submission returned.
 
     Returns
@@ -85,8 +86,17 @@ def cancel(handle: Any) -> bool:
         `handle` does not belong to a guarded pool.
     """
     adapter = getattr(getattr(handle, "_pool", None), "_poolwarden", None)
-    if adapter is None:
-        if hasattr(handle, "_poolwarden"):
+    if adapter is not None:
+        return bool(adapter.cancel(handle))
+    if isinstance(handle, Future):
+        from ..adapters.base_executor import ExecutorAdapter
+
+        stopped = ExecutorAdapter.cancel_future(handle)
+        if stopped is not None:
+            return stopped
+        # A future does not say whose it is; one that is done could not be stopped anyway.
+        if handle.done():
             return False
-        raise TypeError(f"cancel() takes a handle of a guarded pool, not {type(handle).__qualname__}")
-    return bool(adapter.cancel(handle))
+    elif hasattr(handle, "_poolwarden"):
+        return False
+    raise TypeError(f"cancel() takes a handle of a guarded pool, not {type(handle).__qualname__}")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from concurrent.futures import InvalidStateError
+from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures._base import PENDING
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,18 @@ class Work:
     cancelled as long.
     """
 
-    __slots__ = ("_adapter", "_args", "_func", "_kwds", "_running", "_site", "caller", "ticket", "work_id")
+    __slots__ = (
+        "_adapter",
+        "_args",
+        "_func",
+        "_kwds",
+        "_site",
+        "_stopped",
+        "caller",
+        "is_running",
+        "ticket",
+        "work_id",
+    )
 
     kwargs: dict[str, Any] = {}  # noqa: RUF012 - the envelope takes none
 
@@ -43,7 +55,7 @@ class Work:
         self.caller = item.future
         self._func, self._args, self._kwds = item.fn, item.args, item.kwargs
         self._site = site
-        self._running = False
+        self.is_running = self._stopped = False
         self.ticket: Ticket | None = None
 
     @property
@@ -64,12 +76,14 @@ class Work:
         ticket, guard = self.ticket, self._adapter.guard
         assert ticket is not None, "fn is read first"
         guard.sending(ticket)
+        if self._stopped:
+            guard.cancel(ticket)
         return ticket.call(guard.folder) if ticket.verdict is None else (ticket.number, VERDICT)
 
     @property
     def waits_again(self) -> bool:
         """Whether it is running for its caller, and waits to be sent."""
-        return self._running and not (self.ticket is not None and self.ticket.sent)
+        return self.is_running and not (self.ticket is not None and self.ticket.sent)
 
     def _stub(self) -> Ticket:
         """Return a ticket that was never issued, for what an error says of the task."""
@@ -105,9 +119,9 @@ class Work:
 
     def set_running_or_notify_cancel(self) -> bool:
         """As the future's; a task that is sent again is running already."""
-        if not self._running:
-            self._running = bool(self.caller.set_running_or_notify_cancel())
-        return self._running
+        if not self.is_running:
+            self.is_running = bool(self.caller.set_running_or_notify_cancel())
+        return self.is_running
 
     def set_result(self, outcome: Any) -> None:
         """Give the caller what the envelope holds."""
@@ -136,7 +150,10 @@ class Work:
     def _answer(self, ok: bool, value: Any) -> None:
         try:
             with contextlib.suppress(InvalidStateError):
-                (self.caller.set_result if ok else self.caller.set_exception)(value)
+                if type(value) is CancelledError and self._stopped:
+                    _cancel_running(self.caller)
+                else:
+                    (self.caller.set_result if ok else self.caller.set_exception)(value)
         except BaseException:
             # The host logs exceptions of callbacks, but an exit in one would
             # end the manager thread.
@@ -145,3 +162,22 @@ class Work:
     def cancel(self) -> bool:
         """As the future's."""
         return bool(self.caller.cancel())
+
+    def stop(self) -> bool:
+        """Cancel the task even if it runs; False when it has ended. Any thread."""
+        if self.caller.cancel():
+            return True
+        # First: if there is no ticket yet, the manager thread finds this.
+        self._stopped = True
+        ticket = self.ticket
+        if ticket is not None:
+            self._adapter.guard.cancel(ticket)
+        return not self.caller.done()
+
+
+def _cancel_running(future: Any) -> None:
+    """Make a running future one that was cancelled, for everybody who waits for it."""
+    with future._condition:
+        future._state = PENDING
+    future.cancel()
+    future.set_running_or_notify_cancel()

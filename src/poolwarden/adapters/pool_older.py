@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import logging
 import pickle
-import struct
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from ..core import verdicts
+from ..core import plumbing, verdicts
 from ..core.diagnosis import Evidence, diagnose
 from ..core.watchdog import watchdog
 from ..core.workers import Worker
@@ -63,7 +61,7 @@ class OlderTasks:
         """Take such tasks out of what was in the task pipe, and send them under the guard."""
         if not self._jobs:
             return
-        for frame in _frames(data):
+        for frame in plumbing.messages(data):
             try:
                 task = pickle.loads(frame)
             except Exception:
@@ -108,22 +106,3 @@ class OlderTasks:
             Evidence(None, None, notes=("it was sent before guard(), so its worker is not known",))
         )
         return verdicts.worker_lost(TaskInfo("a task submitted before guard()", None, None, 1), exit)
-
-
-def _frames(data: bytes) -> Iterator[bytes]:
-    """Yield the messages in what was read from a pipe.
-
-    The dead worker may have read the header of the first message and not the
-    rest; so the beginning is where everything behind it falls into place.
-    """
-    for start in range(len(data)):
-        position, found = start, []
-        while position + 4 <= len(data):
-            (size,) = struct.unpack_from("!i", data, position)
-            if size < 0 or position + 4 + size > len(data):
-                break
-            found.append(data[position + 4 : position + 4 + size])
-            position += 4 + size
-        if position == len(data):
-            yield from found
-            return

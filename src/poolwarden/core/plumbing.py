@@ -20,8 +20,9 @@ import contextlib
 import os
 import select
 import signal
+import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from ..worker.ledger import READY, RUNNING
@@ -190,3 +191,22 @@ def read_available(fd: int) -> bytes:
             break
         parts.append(part)
     return b"".join(parts)
+
+
+def messages(data: bytes) -> Iterator[bytes]:
+    """Yield the messages of `multiprocessing` in what was read from a pipe.
+
+    The dead worker may have read the header of the first message and not the
+    rest; so the beginning is where everything behind it falls into place.
+    """
+    for start in range(len(data)):
+        position, found = start, []
+        while position + 4 <= len(data):
+            (size,) = struct.unpack_from("!i", data, position)
+            if size < 0 or position + 4 + size > len(data):
+                break
+            found.append(data[position + 4 : position + 4 + size])
+            position += 4 + size
+        if position == len(data):
+            yield from found
+            return
