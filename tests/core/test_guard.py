@@ -26,7 +26,7 @@ from poolwarden.policy import Policy, limits
 from poolwarden.worker import ledger
 from poolwarden.worker.envelope import CHUNK, PARTS, TIMEOUT, VALUE
 from poolwarden.worker.payload import FILE, Frames
-from tests.contract.waiting import DEADLINE, ENDING, eventually, within
+from tests.contract.waiting import DEADLINE, ENDING, eventually, state_of, within
 from tests.core.fakes import FakeHost
 from tests.core.recorded import store_outcome, write_record
 from tests.worker.processes import FORK, running, wait_for_ever
@@ -49,6 +49,9 @@ class Pool:
         process = self._stack.enter_context(running(target))
         if cells:
             write_record(self.guard.folder, process.pid, **cells)
+        if target is wait_for_ever:
+            # Killed by a crash before that, it would print a stack.
+            eventually(lambda: state_of(process.pid) == "S", "the worker asleep")
         self.host.known.append(process)
         self.guard.born(process, older=older)
         return self.guard.live_workers()[-1]

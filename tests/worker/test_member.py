@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import signal
 import stat
 import sys
@@ -14,7 +15,7 @@ import pytest
 from poolwarden.core.workers import Worker
 from poolwarden.worker import ledger
 from poolwarden.worker.ledger import INLINE_MAX, Record
-from poolwarden.worker.member import HOST_FILE, birth, join, leave
+from poolwarden.worker.member import HOST_FILE, REDUCERS_FILE, birth, join, leave
 from tests.contract.waiting import DEADLINE, eventually
 from tests.worker.places import fill
 from tests.worker.processes import answer_of, exit_code_of, running, wait_for_ever
@@ -67,6 +68,18 @@ def test_a_process_may_be_a_member_of_two_pools(folder, tmp_path):
 def test_the_pickler_is_the_one_that_the_folder_names(folder, tmp_path):
     (tmp_path / "pool" / HOST_FILE).write_text("tests.worker.test_member:Renaming")
     assert answer_of(lambda: join(folder).dumper.dumps("anything")) == b"renamed"
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "of the folder"), ("given", "given")])
+def test_a_hosts_function_is_given_the_reducers_for_results(folder, tmp_path, given, found):
+    """Those of the folder are for workers that are older than the guard."""
+    (tmp_path / "pool" / HOST_FILE).write_text("tests.worker.test_member:dump_reducers")
+    (tmp_path / "pool" / REDUCERS_FILE).write_bytes(pickle.dumps("of the folder"))
+    assert answer_of(lambda: join(folder, given).dumper.dumps("anything")) == found.encode()
+
+
+def dump_reducers(obj, file, reducers=None):
+    file.write(reducers.encode())
 
 
 class Renaming:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from poolwarden.testing import block_in_c, hang, hold_gil
 from poolwarden.worker import orphan
-from poolwarden.worker.orphan import die_with_parent
+from poolwarden.worker.orphan import die_with_parent, lifeline
 from tests.contract.waiting import DEADLINE, all_gone, eventually, lines_of, state_of
 from tests.worker.processes import FORK, answer_of, running, wait_for_ever
 
@@ -49,6 +50,30 @@ def parent_of_two(method, path, busy):
     wait_for_ever()
 
 
+def lined_worker(path, line, busy):
+    die_with_parent(line)
+    tell(path, os.getpid())
+    busy()
+
+
+def parent_with_lifeline(path, busy):
+    """Hand the same pipe to two workers, as for a start method that gives them none."""
+    context = multiprocessing.get_context("spawn")
+    for _ in range(2):
+        context.Process(target=lined_worker, args=(path, lifeline(), busy)).start()
+    wait_for_ever()
+
+
+def worker_without_sentinel(path):
+    multiprocessing.parent_process()._sentinel = None
+    armed_worker(path, wait_for_ever)
+
+
+def parent_without_sentinel(path):
+    FORK.Process(target=worker_without_sentinel, args=(path,)).start()
+    wait_for_ever()
+
+
 @pytest.mark.parametrize("busy", [hang(), block_in_c(), hold_gil()], ids=["sleeping", "in C", "GIL held"])
 def test_workers_end_with_their_parent(tmp_path, busy):
     path = str(tmp_path / "pids")
@@ -63,6 +88,44 @@ def test_spawned_workers_end_with_their_parent(tmp_path):
     path = str(tmp_path / "pids")
     with running(parent_of_two, "spawn", path, hang()) as parent:
         pids = pids_in(path, 2)
+        parent.kill()
+        parent.join(DEADLINE)
+        all_gone(pids)
+
+
+@pytest.mark.parametrize("busy", [hang(), hold_gil()], ids=["sleeping", "GIL held"])
+def test_workers_on_a_lifeline_end_with_their_parent(tmp_path, busy):
+    path = str(tmp_path / "pids")
+    with running(parent_with_lifeline, path, busy) as parent:
+        pids = pids_in(path, 2)
+        parent.kill()
+        parent.join(DEADLINE)
+        all_gone(pids)
+
+
+def test_there_is_one_lifeline_and_a_forked_process_does_not_hold_it():
+    def look():
+        line = lifeline()
+        assert lifeline() is line
+        pipe = os.fstat(line.fileno()).st_ino
+        return pipe in open_files(), pipe in answer_of(open_files)
+
+    assert answer_of(look) == (True, False)
+
+
+def open_files():
+    """Return the inodes of all that this process has open."""
+    inodes = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own
+            inodes.add(os.fstat(int(fd)).st_ino)
+    return inodes
+
+
+def test_without_any_pipe_a_thread_waits_for_the_parent(tmp_path):
+    path = str(tmp_path / "pids")
+    with running(parent_without_sentinel, path) as parent:
+        pids = pids_in(path, 1)
         parent.kill()
         parent.join(DEADLINE)
         all_gone(pids)

@@ -25,6 +25,7 @@ from poolwarden.worker.payload import (
     Frames,
     Store,
     is_full,
+    make_pickler,
     read_frames,
 )
 from tests.contract.waiting import DEADLINE
@@ -430,6 +431,21 @@ def test_threads_may_share_a_dumper(store, dumper):
         thread.join(DEADLINE)
         assert not thread.is_alive()
     assert wrong == []
+
+
+def dump_by_function(obj, file, reducers=None):
+    file.write(pickle.dumps((obj, reducers)))
+
+
+@pytest.mark.parametrize("size", [10, 10_000, 1 << 20])
+def test_a_host_may_have_a_function_in_the_place_of_a_class(store, size):
+    """It is given the reducers each time, and what it does may change at any time."""
+    dumper = Dumper(make_pickler(dump_by_function, {"key": "reducer"}))
+    for offset in (0, -1):
+        where, data = dumper.dump(bytes(size), store, "c1", offset)
+        assert store.load(where, data, "c1") == (bytes(size), {"key": "reducer"})
+    assert pickle.loads(dumper.dumps(1)) == (1, {"key": "reducer"})
+    assert make_pickler(ForkingPickler, None) is ForkingPickler
 
 
 def test_any_size_can_be_dumped_into_bytes(dumper):
