@@ -151,7 +151,7 @@ class TestUsedBefore(ProgramBase):
     test_running = RunningTaskDies.test_a_task_that_ends_its_worker_is_told_how
     test_in_turn = IdleWorkerDies.test_each_idle_worker_in_turn
 
-    @pytest.mark.parametrize("workers", [["idle"], ["hang", "spin"]], ids="+".join)
+    @pytest.mark.parametrize("workers", [["hang", "spin"]], ids="+".join)
     def test_no_worker_outlives_the_parent(
         self, run: Callable[..., Program], notes: Notes, workers: list[str]
     ) -> None:

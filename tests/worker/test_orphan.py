@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -103,22 +104,23 @@ def test_workers_on_a_lifeline_end_with_their_parent(tmp_path, busy):
         all_gone(pids)
 
 
-def test_there_is_one_lifeline_and_a_forked_process_does_not_hold_it():
+def test_there_is_one_lifeline_and_a_forked_process_does_not_hold_its_end():
     def look():
         line = lifeline()
         assert lifeline() is line
         pipe = os.fstat(line.fileno()).st_ino
-        return pipe in open_files(), pipe in answer_of(open_files)
+        return pipe in open_for_writing(), pipe in answer_of(open_for_writing)
 
     assert answer_of(look) == (True, False)
 
 
-def open_files():
-    """Return the inodes of all that this process has open."""
+def open_for_writing():
+    """Return the inodes of all that this process may write to."""
     inodes = set()
-    for fd in os.listdir("/proc/self/fd"):
+    for fd in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError):  # the listing's own
-            inodes.add(os.fstat(int(fd)).st_ino)
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+                inodes.add(os.fstat(fd).st_ino)
     return inodes
 
 

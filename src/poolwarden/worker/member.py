@@ -107,6 +107,9 @@ def birth(
     BaseException
         What the initializer raised, after its traceback was put in the record.
     """
+    # Whatever comes of the rest: a parent that has just died may have left no
+    # folder to join.
+    die_with_parent(line)
     if initializer is None:
         with contextlib.suppress(OSError):
             join(folder, reducers, line)

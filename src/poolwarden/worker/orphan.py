@@ -41,6 +41,7 @@ _armed = False
 _bare_start: Callable[[Any], None] | None = None
 # Both ends of the pipe that closes with this process.
 _lifeline: tuple[Any, Any] | None = None
+_parents_lifeline: Any = None
 _making = threading.Lock()
 
 
@@ -166,12 +167,14 @@ def _wait_and_leave(sentinel: int) -> None:
 
 
 def _cut() -> None:
-    # In a forked process: this end would keep the parent's workers alive.
-    global _lifeline, _making
+    # In a forked process: its writing end would keep the parent's workers
+    # alive. The other stays: older versions of loky fork with Python's own
+    # fork before they execute a worker, which is to inherit it.
+    global _lifeline, _parents_lifeline, _making
     _making = threading.Lock()
     if _lifeline is not None:
-        for end in _lifeline:
-            end.close()
+        _parents_lifeline, writer = _lifeline
+        writer.close()
         _lifeline = None
 
 
