@@ -462,6 +462,26 @@ def test_whether_a_task_of_a_broken_pool_may_have_run(pool, phase, may_have_run)
     assert pool.answer()[0][2].may_have_run is may_have_run
 
 
+def test_starts_that_a_broken_pool_does_not_wait_for_are_ended(pool):
+    worker = pool.start(PHASE=ledger.STARTING)
+    pool.guard.break_pool("there is a reason")
+    assert worker.has_ended(DEADLINE)
+
+
+def test_a_broken_pool_of_which_somebody_is_ready_is_the_hosts_to_end(pool):
+    ones = [pool.start(PHASE=ledger.STARTING), pool.start(PHASE=ledger.READY)]
+    pool.guard.break_pool("there is a reason")
+    assert not any(worker.has_ended() for worker in ones)
+
+
+def test_nobody_may_be_sure_that_an_older_worker_has_not_begun(pool):
+    pool.issue()
+    worker = pool.start(older=True)
+    pool.guard.break_pool("there is a reason")
+    assert not worker.has_ended()
+    assert pool.answer()[0][2].may_have_run is True
+
+
 def test_an_initializer_that_raises_breaks_the_pool_with_its_traceback(pool):
     ticket = pool.issue()
     for _ in range(5):
@@ -626,6 +646,17 @@ def test_an_unguarded_pool_ends_behind_its_last_answer(pool):
 def test_an_unguarded_pool_with_nothing_under_way_ends_at_once(pool):
     pool.guard.retire()
     assert pool.host.named("answered_all") == [None]
+
+
+def test_an_unguarded_pool_that_is_guarded_again_goes_on(pool):
+    ticket = pool.issue()
+    pool.guard.retire()
+    assert pool.guard.is_retiring
+    pool.guard.resume(Policy(timeout=7))
+    assert not pool.guard.is_retiring
+    assert pool.guard.policy.timeout == 7
+    pool.guard.settle(ticket.number, VALUE, pickle.dumps(1))
+    assert pool.host.named("answered_all") == []
 
 
 def test_a_guard_that_nobody_uses_is_collected(caplog):

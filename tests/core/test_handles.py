@@ -268,6 +268,56 @@ def test_a_read_is_told_with_its_descriptor(started):
     writer.close()
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["", "stopped and woken"])
+def test_waiting_for_input_with_a_timeout_is_told_with_its_descriptor(started, stopped):
+    """As a worker of an executor does that leaves when nothing comes."""
+    reader, writer = FORK.Pipe(duplex=False)
+    _, handle = started(lambda: poll_for(reader.fileno(), select.POLLIN))
+    eventually(lambda: handle.system_call() == ("poll", reader.fileno()), "the wait")
+    if stopped:
+        # The kernel then goes on with another call, which has not the same name.
+        handle.send(signal.SIGSTOP)
+        eventually(handle.is_stopped, "it stopped")
+        assert handle.system_call() == ("poll", reader.fileno())
+        handle.send(signal.SIGCONT)
+        eventually(lambda: not handle.is_stopped() and handle.sleeps(), "it waits again")
+    assert handle.system_call() == ("poll", reader.fileno())
+    reader.close()
+    writer.close()
+
+
+def poll_for(fd, events, *others):
+    poll = select.poll()
+    for each in (fd, *others):
+        poll.register(each, events)
+    poll.poll(DEADLINE * 1000)
+
+
+def test_waiting_for_two_things_or_for_room_is_not_that(started):
+    reader, writer = FORK.Pipe(duplex=False)
+    _, two = started(lambda: poll_for(reader.fileno(), select.POLLIN, writer.fileno()))
+    _, room = started(lambda: poll_for(reader.fileno(), select.POLLOUT))
+    for handle in (two, room):
+        eventually(handle.sleeps, "it sleeps")
+        assert handle.system_call() == ("", 0)
+    reader.close()
+    writer.close()
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["", "stopped and woken"])
+def test_waiting_for_a_semaphore_with_a_timeout_is_told(started, stopped):
+    lock = FORK.Lock()
+    lock.acquire()
+    _, handle = started(lambda: lock.acquire(True, DEADLINE))
+    eventually(lambda: handle.system_call()[0] == "futex", "the wait")
+    if stopped:
+        handle.send(signal.SIGSTOP)
+        eventually(handle.is_stopped, "it stopped")
+        handle.send(signal.SIGCONT)
+        eventually(lambda: not handle.is_stopped() and handle.sleeps(), "it waits again")
+    assert handle.system_call()[0] == "futex"
+
+
 def test_waiting_for_a_semaphore_is_told(started):
     lock = FORK.Lock()
     lock.acquire()

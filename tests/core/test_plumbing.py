@@ -19,7 +19,9 @@ from poolwarden.core.plumbing import (
     freeze,
     is_harmless,
     kill_all_but,
+    messages,
     read_available,
+    still_waiting,
     take,
     thaw,
     wait_until,
@@ -199,6 +201,22 @@ def test_who_sleeps_in_a_read_of_the_empty_pipe_is_found(start, pipe):
     other_writer.close()
 
 
+def test_who_waits_for_the_pipe_with_a_timeout_is_found_as_well(start, pipe):
+    reader, _ = pipe
+    worker = start(lambda: reader.poll(DEADLINE))
+    eventually(lambda: worker.system_call() == ("poll", reader.fileno()), "the wait")
+    assert waiting_readers([worker], reader.fileno()) == {worker}
+    freeze([worker])
+    assert still_waiting([worker], reader.fileno()) == {worker}
+
+
+def test_who_has_given_up_waiting_is_not(start, pipe):
+    reader, _ = pipe
+    worker = start(spin)
+    freeze([worker])
+    assert still_waiting([worker], reader.fileno()) == set()
+
+
 def test_while_something_is_in_the_pipe_nobody_waits_for_it(start, pipe, monkeypatch):
     monkeypatch.setattr(plumbing, "READER_BOUND", 0.02)
     reader, writer = pipe
@@ -337,6 +355,32 @@ def test_at_the_end_of_a_pipe_what_was_in_it_is_read(pipe):
     writer.close()
     assert within(DEADLINE, read_available, reader.fileno()) == b"\0\0\0\7message"
     assert within(DEADLINE, read_available, reader.fileno()) == b""
+
+
+def framed(*parts):
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+@pytest.mark.parametrize("parts", [(), (b"one",), (b"one", b"x" * 5000), (b"\0" * 9, b"three")])
+def test_messages_are_told_apart(parts):
+    assert list(messages(framed(*parts))) == list(parts)
+
+
+@pytest.mark.parametrize("read", [1, 4, 5, 11])
+def test_behind_a_message_that_the_dead_have_begun_to_read_the_others_are_found(read):
+    data = framed(b"half read by one who died", b"second", b"third")
+    assert list(messages(data[read:])) == [b"second", b"third"]
+
+
+@pytest.mark.xfail(strict=True, reason="zeros are taken for the sizes of empty messages")
+def test_zeros_in_what_is_left_of_a_message_are_no_messages():
+    data = framed(b"half read" + bytes(40), b"second")
+    assert list(messages(data[13:])) == [b"second"]
+
+
+def test_of_bytes_that_are_no_messages_there_are_none():
+    assert list(messages(b"\xff" * 100)) == []
+    assert list(messages(framed(b"one", b"two")[:-1])) == []
 
 
 def test_reading_lets_a_writer_go_on_who_was_blocked(pipe):
