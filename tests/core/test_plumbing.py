@@ -372,7 +372,6 @@ def test_behind_a_message_that_the_dead_have_begun_to_read_the_others_are_found(
     assert list(messages(data[read:])) == [b"second", b"third"]
 
 
-@pytest.mark.xfail(strict=True, reason="zeros are taken for the sizes of empty messages")
 def test_zeros_in_what_is_left_of_a_message_are_no_messages():
     data = framed(b"half read" + bytes(40), b"second")
     assert list(messages(data[13:])) == [b"second"]

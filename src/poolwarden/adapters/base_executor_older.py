@@ -11,6 +11,7 @@ repair calls in the watchdog's.
 
 from __future__ import annotations
 
+import contextlib
 import pickletools
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -135,8 +136,10 @@ def _was_sent_bare(item: Any) -> bool:
 def _work_id_of(message: bytes) -> Any:
     """Return the id in a pickled ``_CallItem``, unpickling nothing of the user's; None if there is none."""
     seen = False
-    for _, argument, _ in pickletools.genops(message):
-        if seen and isinstance(argument, int):
-            return argument
-        seen = seen or argument == "work_id"
+    # ValueError: it is no pickle, but the rest of a message half read.
+    with contextlib.suppress(ValueError):
+        for _, argument, _ in pickletools.genops(message):
+            if seen and isinstance(argument, int):
+                return argument
+            seen = seen or argument == "work_id"
     return None

@@ -203,7 +203,8 @@ def messages(data: bytes) -> Iterator[bytes]:
         position, found = start, []
         while position + 4 <= len(data):
             (size,) = struct.unpack_from("!i", data, position)
-            if size < 0 or position + 4 + size > len(data):
+            # No message is empty; zeros in half a message would look like some.
+            if size < 1 or position + 4 + size > len(data):
                 break
             found.append(data[position + 4 : position + 4 + size])
             position += 4 + size
