@@ -2,67 +2,54 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
-import gc
 import inspect
 import multiprocessing
 import os
 import signal
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import (
-    ALL_COMPLETED,
-    FIRST_EXCEPTION,
     CancelledError,
     Future,
     ProcessPoolExecutor,
     as_completed,
     wait,
 )
-from functools import partial
 from typing import Any
 
 import pytest
 
-import poolwarden
 from poolwarden import (
     ConfigurationError,
-    PayloadError,
-    PoolBrokenError,
-    TaskExitError,
-    TaskTimeoutError,
     WorkerLostError,
     cancel,
     guard,
     install,
-    limits,
     unguard,
     uninstall,
 )
-from poolwarden.testing import deaf, die, fail, hang, hold_gil, kill_self, on_pickle, once, only_for
+from poolwarden.testing import deaf, die, hang, hold_gil, kill_self
 from tests.adapters.bind_executor import BindElsewhere, BindExecutor
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.deaths import ItemDies, ManyDie, Retries, RunningTaskDies
-from tests.contract.ending import UNCLOSED, PoolDropped, PoolEnds
-from tests.contract.hangs import LimitsOfATask, SoftTimeout, TaskNeverEnds
+from tests.contract.ending import PoolDropped, PoolEnds
+from tests.contract.hangs import TaskNeverEnds
 from tests.contract.healthy import NothingChanges
-from tests.contract.idle_deaths import DeathOnTheWay, IdleWorkerDies, RandomDeaths
-from tests.contract.payloads import CallCannotBeUnpickled, OutcomeCannotBeUnpickled, TaskExits
+from tests.contract.idle_deaths import DeathOnTheWay, IdleWorkerDies
+from tests.contract.payloads import TaskExits
 from tests.contract.starting import InitializerFails
 from tests.contract.suite import PoolContract
 from tests.contract.surroundings import (
     Grandchildren,
     InterpreterExit,
-    Interrupts,
     ParentKilled,
     Program,
     ProgramBase,
     Signals,
 )
-from tests.contract.tasks import HeldUntil, Noted, Returning, payload, pid_of_worker, same, square, take
-from tests.contract.waiting import DEADLINE, ENDING, all_gone, eventually, within
+from tests.contract.tasks import HeldUntil, Noted, pid_of_worker, square
+from tests.contract.waiting import DEADLINE, ENDING, all_gone, within
 
 HAS_FORCE = hasattr(ProcessPoolExecutor, "kill_workers")
 RECYCLES = "max_tasks_per_child" in inspect.signature(ProcessPoolExecutor).parameters

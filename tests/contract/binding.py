@@ -7,13 +7,18 @@ tests import it too, so it must not import pytest.
 
 from __future__ import annotations
 
+import concurrent.futures
 import multiprocessing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from poolwarden import guard
+from poolwarden import PoolWardenError, guard
 from tests.contract.waiting import DEADLINE, all_asleep
+
+
+#: What the hosts raise when a wait with a bound has no answer.
+WAIT_ENDED = (multiprocessing.TimeoutError, concurrent.futures.TimeoutError)
 
 
 @dataclass
@@ -28,12 +33,13 @@ class Answers:
     errors: list[BaseException] = field(default_factory=list)
 
     def collect(self, get: Callable[[], Any]) -> None:
-        """Add what ``get()`` returns or raises."""
+        """Add what ``get()`` returns or raises; no answer within its bound is none, and a failure."""
         try:
             self.values.append(get())
         except Exception as error:
-            if isinstance(error, AssertionError):  # a wait of ours without an answer
-                raise
+            ours = isinstance(error, PoolWardenError)
+            if isinstance(error, AssertionError) or (isinstance(error, WAIT_ENDED) and not ours):
+                raise AssertionError(f"no answer: {error!r}") from error
             self.errors.append(error)
 
     @property

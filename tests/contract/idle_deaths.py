@@ -36,12 +36,13 @@ class IdleWorkerDies(ContractBase):
     @pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
     def test_each_idle_worker_in_turn(self, host: PoolBinding, make_pool: Pools, used: bool) -> None:
         pool = make_pool(3)
-        for turn in range(3):
-            if used:
-                serves(host, pool)
-            kill(host.idle_pids(pool, 3)[turn])
+        if used:
+            serves(host, pool)
+        for turn, pid in enumerate(host.idle_pids(pool, 3)):
+            kill(pid)
             assert host.result(host.submit(pool, square, turn)) == turn * turn
             serves(host, pool)
+            host.idle_pids(pool, 3)
 
     @pytest.mark.every_start_method
     @pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])

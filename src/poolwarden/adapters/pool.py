@@ -94,6 +94,9 @@ class MultiprocessingPool(PoolAdapter):
         if adapter is not None:
             adapter.guard.policy = policy
             return
+        leaving = pool.__dict__.get("_poolwarden_leaving")
+        if leaving is not None and leaving.come_back(pool, policy):
+            return
         check(cls.seams(), cls.name)
         check_attributes(pool, _ATTRIBUTES, cls.name)
         if pool._state not in (cls.module.RUN, cls.module.CLOSE):
@@ -146,7 +149,17 @@ class MultiprocessingPool(PoolAdapter):
         """Leave `pool` to itself; tasks in flight stay guarded until they are answered."""
         pool._taskqueue = self.bare_queue
         del pool._poolwarden
+        pool._poolwarden_leaving = self
         self.guard.retire()
+
+    def come_back(self, pool: Any, policy: Policy) -> bool:
+        """Guard a pool again that was unguarded a moment ago; False if its guard has ended."""
+        if not self.guard.stay(policy):
+            return False
+        pool._taskqueue = self.line
+        pool._poolwarden = self
+        del pool._poolwarden_leaving
+        return True
 
     def answered_all(self) -> None:
         if not self.ending and self.line.is_idle:

@@ -169,7 +169,7 @@ class TaskQueue:
             pass
         jobs = set()
         for entry in waiting:
-            if entry is not None:
+            if entry is not None and not isinstance(entry[0], Feed):
                 tasks, set_length = entry
                 # A generator that has not begun still holds its parameters.
                 jobs.add(
@@ -179,7 +179,8 @@ class TaskQueue:
                 )
                 self._enqueue(Feed(self, tasks, set_length, None))
             else:
-                self._bare.put(None)
+                # The end, or what an earlier guard of this pool has left there.
+                self._bare.put(entry)
         return jobs
 
     def call_roll(self, count: int) -> None:

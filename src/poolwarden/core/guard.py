@@ -76,6 +76,7 @@ class Guard:
         self.broken: str | None = None
         self.closed = False
         self._retiring = False
+        self._leaving = threading.RLock()
         self._releasing = threading.Lock()
         self.births = threading.RLock()
         self.herald = Herald(name)
@@ -238,8 +239,18 @@ class Guard:
 
     def look_for_end(self) -> None:
         """End the guard of a pool that was unguarded, if nothing is on its way any more."""
-        if self._retiring and not self.closed and not self.tickets.open:
-            self.adapter.answered_all()
+        if not self._retiring:
+            return
+        with self._leaving:
+            if self._retiring and not self.closed and not self.tickets.open:
+                self.adapter.answered_all()
+
+    def stay(self, policy: Policy) -> bool:
+        """Take `retire` back; False if it is too late."""
+        with self._leaving:
+            self._retiring = self._retiring and self.closed
+            self.policy = policy
+            return not self.closed
 
     def tell(self, kind: str, **fields: Any) -> None:
         """Report an event to the logger and to ``on_event``."""

@@ -89,6 +89,7 @@ class Mailbox:
         """Drop what is waiting and release the descriptor."""
         with self._lock:
             self._closed = True
+            self._connection = None
             self._waiting.clear()
             if self._fd >= 0:
                 os.close(self._fd)
