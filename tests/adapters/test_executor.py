@@ -102,6 +102,7 @@ class TestOtherStartMethods(ProgramBase):
     test_each_idle_worker = IdleWorkerDies.test_each_idle_worker_in_turn
     test_all_idle_workers = IdleWorkerDies.test_all_idle_workers_at_once
     test_while_pickling = DeathOnTheWay.test_killed_while_it_pickles_a_result
+    _killed_in_the_hook = DeathOnTheWay._killed_in_the_hook
     test_exits = TaskExits.test_an_exit_is_an_error_and_the_worker_lives
     test_initializer = InitializerFails.test_every_task_is_told_why_no_worker_starts
     test_one_failed_start = InitializerFails.test_one_failed_start_alone_breaks_nothing

@@ -23,7 +23,7 @@ from tests.contract.binding import Way
 from tests.contract.deaths import ItemDies, ManyDie, RunningTaskDies
 from tests.contract.ending import PoolEnds
 from tests.contract.healthy import NothingChanges
-from tests.contract.idle_deaths import DeathOnTheWay, IdleWorkerDies
+from tests.contract.idle_deaths import DeathOnTheWay, IdleWorkerDies, kill_if_there
 from tests.contract.payloads import TaskExits
 from tests.contract.starting import InitializerFails
 from tests.contract.suite import PoolContract
@@ -213,7 +213,7 @@ class TestReusable(ProgramBase):
         def kill_now_and_then() -> None:
             while not stop.wait(0.03):
                 for pid in host.worker_pids(pool)[:1]:
-                    os.kill(pid, signal.SIGKILL)
+                    kill_if_there(pid)
 
         for size in (1, 4, 2, 3):
             stop.clear()

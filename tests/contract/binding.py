@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from poolwarden import PoolWardenError, guard
 from tests.contract.waiting import DEADLINE, all_asleep
 
-
 #: What the hosts raise when a wait with a bound has no answer.
 WAIT_ENDED = (multiprocessing.TimeoutError, concurrent.futures.TimeoutError)
 

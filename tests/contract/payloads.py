@@ -13,7 +13,7 @@ from poolwarden import PayloadError, TaskExitError
 from poolwarden.testing import fail, on_unpickle, only_for
 from tests.contract import tasks
 from tests.contract.base import ContractBase, Notes, Pools
-from tests.contract.binding import Answers, PoolBinding, Way
+from tests.contract.binding import WAIT_ENDED, Answers, PoolBinding, Way
 from tests.contract.tasks import (
     Noted,
     Returning,
@@ -212,6 +212,7 @@ class CannotBePickled(ContractBase):
         with pytest.raises(Exception) as guarded:  # noqa: PT011
             host.result(host.submit(make_pool(1), func, *args))
 
+        assert not isinstance(without.value, WAIT_ENDED)
         assert type(guarded.value) is type(without.value)
         # Not further: what follows are addresses, or the host's own wrapping of an exception.
         assert (

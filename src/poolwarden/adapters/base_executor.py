@@ -404,7 +404,9 @@ class ExecutorAdapter(PoolAdapter):
             return
         self.guard.breaker.wait_before_birth()
         for worker in gone:
-            if not worker.left or len(self.processes_by_pid) < self.wanted_workers(executor):
+            # The host may have started some itself meanwhile.
+            wanted = self.wanted_workers(executor) if worker.left else self.max_workers(executor)
+            if len(self.processes_by_pid) < wanted:
                 self._try_to_spawn(executor, worker)
 
     def _try_to_spawn(self, executor: Any, gone: Worker) -> None:
