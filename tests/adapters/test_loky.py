@@ -51,7 +51,7 @@ class TestLoky(PoolContract):
     What is replaced here cannot be asked of loky: it has no limit of tasks for
     a worker; it, the interpreter's exit included, waits for tasks that run; it
     pickles lambdas. Its workers take too long to start for kills every few
-    milliseconds, see `test_random_kills`.
+    milliseconds, see `test_random_kills`, and for a start within half a second.
     """
 
     binding = BindLoky
@@ -73,6 +73,18 @@ class TestLoky(PoolContract):
         self, run: Callable[..., Program], notes: Notes, past: str
     ) -> None:
         InterpreterExit.test_the_interpreter_ends_with_the_pool_open(self, run, notes, past)
+
+    def test_an_initializer_that_outlasts_its_time_is_stopped(  # type: ignore[override]
+        self, host: BindLoky, make_pool: Pools, notes: Notes
+    ) -> None:
+        """With time enough to get to the initializer, which here is most of a start."""
+        pool = make_pool(usable_after=False, initializer=Noted(notes.path, hang()), startup_timeout=2)
+
+        with pytest.raises(PoolBrokenError):
+            host.result(host.submit(pool, square, 1))
+
+        within(ENDING, host.terminate, pool)
+        all_gone(notes.pids(1))
 
     @pytest.mark.parametrize("where", ["function", "argument", "result"])
     def test_the_error_is_the_one_of_the_bare_host(  # type: ignore[override]

@@ -78,7 +78,9 @@ def what_is_left(before: Snapshot) -> list[str]:
 
     def clean() -> bool:
         nonlocal left
-        gc.collect()
+        if left:
+            # Not at the first look, which mostly finds nothing: it takes longer than many a test.
+            gc.collect()
         reap_adopted()
         left = Snapshot.take().left_since(before)
         return not left

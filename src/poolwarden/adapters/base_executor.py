@@ -42,7 +42,7 @@ from ..policy import Policy
 from ..worker.ledger import DONE, LEFT, READY, UNBORN
 from ..worker.member import birth
 from .base import PoolAdapter
-from .base_executor_hooks import MAIL, Birth, Mark, Processes, Refuser, Starter
+from .base_executor_hooks import MAIL, Birth, Mark, Processes, Refuser, Shutdown, Starter
 from .base_executor_older import OlderTasks
 from .base_executor_work import Work
 
@@ -112,6 +112,10 @@ class ExecutorAdapter(PoolAdapter):
         self._thread: Any = None
         self._joining = False
         self._ended = False
+        self.settling = threading.Lock()
+        self._posting = threading.Lock()
+        self._held: list[bytes] | None = []
+        self._leaving = False
         self._gone: deque[Worker] = deque()
         self._actions: dict[int, Callable[[], None]] = {}
         self._action_numbers = itertools.count(1)
@@ -124,6 +128,9 @@ class ExecutorAdapter(PoolAdapter):
         adapter = getattr(executor, "_poolwarden", None)
         if adapter is not None:
             adapter.guard.policy = policy
+            return
+        adapter = getattr(executor._executor_manager_thread, "_poolwarden", None)
+        if adapter is not None and adapter.resume(executor, policy):
             return
         check_attributes(executor, cls.attributes, cls.name)
         if executor._result_queue is None:
@@ -148,7 +155,6 @@ class ExecutorAdapter(PoolAdapter):
     def attach(self, executor: Any) -> None:
         """Hook `executor` up; its private names have been checked."""
         with self.submit_lock(executor), self.guard.births:
-            executor._initializer, executor._initargs = birth, self.birth_arguments()
             self.processes_by_pid = Processes(self, executor._processes)
             executor._processes = self.processes_by_pid
             for process in list(self.processes_by_pid.values()):
@@ -157,16 +163,21 @@ class ExecutorAdapter(PoolAdapter):
             for work_id in adopted:
                 self._pending[work_id] = Work(self, work_id, self._pending[work_id], None)
             self._older = OlderTasks(self, set(self._pending))
-            self._work_ids.put = self._on_put
             if executor._executor_manager_thread is not None:
                 self.take_thread(executor._executor_manager_thread)
                 executor._executor_manager_thread_wakeup.wakeup()
                 self.call_in_manager(self._older.call_roll)
-            executor._start_executor_manager_thread = Starter(self, executor)
-            self._lock_births(executor)
-            executor._poolwarden = self
+            self._hook(executor)
         _guarded.add(self)
-        weakref.finalize(executor, self._collected)
+        weakref.finalize(executor, self.end_unused)
+
+    def _hook(self, executor: Any) -> None:
+        executor._initializer, executor._initargs = birth, self.birth_arguments()
+        self._work_ids.put = self._on_put
+        executor._start_executor_manager_thread = Starter(self, executor)
+        executor.shutdown = Shutdown(self, executor, "shutdown")
+        self._lock_births(executor)
+        executor._poolwarden = self
 
     def birth_arguments(self) -> tuple[Any, ...]:
         """Return the arguments of `worker.member.birth`."""
@@ -177,11 +188,23 @@ class ExecutorAdapter(PoolAdapter):
         with self.submit_lock(executor):
             executor._initializer, executor._initargs = self._bare_initializer
             del self._work_ids.put
-            del executor._start_executor_manager_thread
-            del executor._poolwarden
+            for name in ("_start_executor_manager_thread", "shutdown", "_poolwarden"):
+                delattr(executor, name)
             for name in self.birth_methods:
                 vars(executor).pop(name, None)
         self.guard.retire()
+
+    def resume(self, executor: Any, policy: Policy) -> bool:
+        """Guard an executor again that still has tasks of ours; False if they are all answered by now."""
+        with self.submit_lock(executor):
+            if self._ended:
+                return False
+            self.guard.resume(policy)
+            for work_id, item in list(self.pending.items()):
+                if not isinstance(item, Work) and not item.future.running():
+                    self.pending[work_id] = Work(self, work_id, item, None)
+            self._hook(executor)
+        return True
 
     def answered_all(self) -> None:
         thread = self._thread
@@ -190,12 +213,24 @@ class ExecutorAdapter(PoolAdapter):
         elif threading.current_thread() is not thread:
             # Only there nothing can be sent between the look and the end.
             self.call_in_manager(self.guard.look_for_end)
-        elif not any(isinstance(item, Work) for item in self._thread.pending_work_items.values()):
-            # Or the bare thread would take their ends for the executor's.
-            self._replace_gone()
-            for name in (*_THREAD_METHODS, *self.birth_methods):
-                vars(thread).pop(name, None)
-            self._end()
+        elif not self._leaving and not any(isinstance(item, Work) for item in self.pending.values()):
+            # Behind the messages that are on their way; there will be no more.
+            self._leaving = True
+            self.call_in_manager(self._leave)
+            with self._posting:
+                self._held = []
+
+    def _leave(self) -> None:
+        """Give the manager thread back to the executor, unless that was guarded again. Manager thread."""
+        # Or the bare thread would take these ends for the executor's.
+        self.guard.wait_for_burials()
+        self._replace_gone()
+        with self._thread.shutdown_lock:
+            if self.guard.is_retiring:
+                for name in (*_THREAD_METHODS, *self.birth_methods, "_poolwarden"):
+                    vars(self._thread).pop(name, None)
+                self._end()
+        self._leaving = False
 
     @staticmethod
     def cancel_future(future: Any) -> bool | None:
@@ -249,8 +284,10 @@ class ExecutorAdapter(PoolAdapter):
         thread.flag_executor_shutting_down = self._flag_shutting_down
         thread.join_executor_internals = self._join_internals
         thread.terminate_broken = self._terminate_broken
+        thread._poolwarden = self
 
-    def _collected(self) -> None:
+    def end_unused(self) -> None:
+        """End the guard of an executor that was shut down or collected, and had never started."""
         if self._thread is None:
             self._end()
 
@@ -278,6 +315,8 @@ class ExecutorAdapter(PoolAdapter):
     def _wait(self) -> tuple[Any, bool, Any]:
         """Stand in for ``wait_result_broken_or_wakeup``; never reports a broken executor for a death."""
         result, broken, cause = None, False, None
+        if self._held is not None and not self._leaving:
+            self._post_held()
         ready = {fd for fd, _ in self._poll.poll()}
         if self._results.fileno() in ready:
             try:
@@ -300,6 +339,10 @@ class ExecutorAdapter(PoolAdapter):
     def unpicklable(self, error: BaseException) -> BaseException:
         """Return what the host says of a call that cannot be pickled."""
         return error
+
+    def is_death(self, cause: Any, *args: Any) -> bool:
+        """Return whether these arguments of ``terminate_broken`` tell of the death of a worker."""
+        return cause is None
 
     def undecodable(self, error: BaseException) -> Any:
         """Return what the host says of a result that cannot be unpickled."""
@@ -353,6 +396,10 @@ class ExecutorAdapter(PoolAdapter):
 
     def _terminate_broken(self, *args: Any, **kwargs: Any) -> None:
         """Stand in for ``terminate_broken``: answers everybody, and ends in bounded time."""
+        if self.guard.broken is None and self.is_death(*args, **kwargs):
+            # Seen in the host's own wait, which was going on when the guard came.
+            type(self._thread).run(self._thread)
+            return
         self._begin_joining()
         guard, thread = self.guard, self._thread
         guard.stop_watching()
@@ -382,12 +429,14 @@ class ExecutorAdapter(PoolAdapter):
         try:
             getattr(type(self._thread), name)(self._thread, *args, **kwargs)
         finally:
+            processes = self.processes_by_pid
             self._end()
             # Once more, now that the watchdog is out of it: the one of two
             # threads that loses the race to reap takes the worker for alive,
             # and its pipes would stay open until another process is started.
-            for process in (*self.processes_by_pid.values(), *(worker.process for worker in self._gone)):
+            for process in (*processes.values(), *(worker.process for worker in self._gone)):
                 process.join(0)
+            processes.clear()
             self._gone.clear()
 
     def _replace_gone(self) -> None:
@@ -449,13 +498,27 @@ class ExecutorAdapter(PoolAdapter):
         return self.with_remote_traceback(error, text or why)
 
     def deliver(self, ticket: Ticket, kind: int, data: bytes) -> None:
-        self._mailbox.post(pickle.dumps((MAIL, ticket.number, kind, data, ticket.key)))
+        self._post(pickle.dumps((MAIL, ticket.number, kind, data, ticket.key)))
 
     def call_in_manager(self, action: Callable[[], None]) -> None:
         """Have the manager thread call `action`, behind what is on its way to it. Any thread."""
         number = next(self._action_numbers)
         self._actions[number] = action
-        self._mailbox.post(pickle.dumps((MAIL, number, 0, b"", None)))
+        self._post(pickle.dumps((MAIL, number, 0, b"", None)))
+
+    def _post(self, message: bytes) -> None:
+        with self._posting:
+            if self._held is not None:
+                # The thread may be in the host's own wait, which knows nothing of our messages.
+                self._held.append(message)
+                return
+        self._mailbox.post(message)
+
+    def _post_held(self) -> None:
+        with self._posting:
+            for message in self._held or ():
+                self._mailbox.post(message)
+            self._held = None
 
     def resend(self, tickets: Iterable[Ticket]) -> None:
         tickets = sorted(tickets, key=lambda ticket: ticket.number)

@@ -105,6 +105,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=Starter.forget)
 
 
+class Shutdown(Method):
+    """``shutdown``, of an executor that may never have started its manager thread."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self.bare(*args, **kwargs)
+        self.adapter.end_unused()
+
+
 class Refuser:
     """Stands in for ``submit`` of an executor that is broken."""
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures import InvalidStateError
 from concurrent.futures._base import PENDING
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..core.tickets import VERDICT, Ticket, name_of
 from ..worker import envelope
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from .base_executor import ExecutorAdapter
 
 log = logging.getLogger("poolwarden")
+
+# What has become of a work item; decided under `ExecutorAdapter.settling`.
+OPEN: Final = 0
+STOPPED: Final = 1  # the user wants it cancelled
+ANSWERED: Final = 2
 
 
 class Work:
@@ -38,7 +43,7 @@ class Work:
         "_func",
         "_kwds",
         "_site",
-        "_stopped",
+        "_state",
         "caller",
         "is_running",
         "ticket",
@@ -55,7 +60,8 @@ class Work:
         self.caller = item.future
         self._func, self._args, self._kwds = item.fn, item.args, item.kwargs
         self._site = site
-        self.is_running = self._stopped = False
+        self.is_running = False
+        self._state = OPEN
         self.ticket: Ticket | None = None
 
     @property
@@ -76,7 +82,7 @@ class Work:
         ticket, guard = self.ticket, self._adapter.guard
         assert ticket is not None, "fn is read first"
         guard.sending(ticket)
-        if self._stopped:
+        if self._state == STOPPED:
             guard.cancel(ticket)
         return ticket.call(guard.folder) if ticket.verdict is None else (ticket.number, VERDICT)
 
@@ -148,9 +154,12 @@ class Work:
         self._answer(False, error)
 
     def _answer(self, ok: bool, value: Any) -> None:
+        with self._adapter.settling:
+            stopped, self._state = self._state == STOPPED, ANSWERED
         try:
             with contextlib.suppress(InvalidStateError):
-                if type(value) is CancelledError and self._stopped:
+                if stopped:
+                    # Whatever came of it: that is what stop() has promised.
                     _cancel_running(self.caller)
                 else:
                     (self.caller.set_result if ok else self.caller.set_exception)(value)
@@ -167,12 +176,14 @@ class Work:
         """Cancel the task even if it runs; False when it has ended. Any thread."""
         if self.caller.cancel():
             return True
-        # First: if there is no ticket yet, the manager thread finds this.
-        self._stopped = True
-        ticket = self.ticket
-        if ticket is not None:
-            self._adapter.guard.cancel(ticket)
-        return not self.caller.done()
+        with self._adapter.settling:
+            if self._state == ANSWERED:
+                return False
+            self._state = STOPPED
+        # Behind that: if there is no ticket yet, the manager thread finds it.
+        if self.ticket is not None:
+            self._adapter.guard.cancel(self.ticket)
+        return True
 
 
 def _cancel_running(future: Any) -> None:

@@ -102,6 +102,9 @@ class LokyExecutor(ExecutorAdapter):
         wrapped.__cause__ = self.module._RemoteTraceback(text)
         return wrapped
 
+    def is_death(self, cause: Any, *args: Any) -> bool:
+        return isinstance(cause, self.module.TerminatedWorkerError)
+
     def undecodable(self, error: BaseException) -> Any:
         broken = self.module.BrokenProcessPool("A result has failed to un-serialize.")
         broken.__cause__ = error
