@@ -77,6 +77,10 @@ def interrupted_idle(host: PoolBinding, method: str, path: str) -> None:
     with host.make_pool(2, method, initializer=Noted(path, square), initargs=(1,)) as pool:
         serves(host, pool)
         eventually(lambda: len(lines_of(path)) == 2, "both workers ready: an interpreter that starts tells")
+        # One task for each at the same time: a worker that is older than the
+        # guard and has met no guarded code yet tells of Ctrl-C as the bare one does.
+        for handle in [host.submit(pool, time.sleep, 0.3) for _ in range(2)]:
+            host.result(handle)
         tell(workers=host.idle_pids(pool))
         time.sleep(DEADLINE)
 

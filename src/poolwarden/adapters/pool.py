@@ -28,6 +28,7 @@ from ..core.tickets import Ticket
 from ..core.workers import Worker
 from ..errors import ConfigurationError
 from ..policy import Policy
+from ..worker.ledger import UNBORN
 from .base import PoolAdapter
 from .pool_births import Births, PoolPatches
 from .pool_end import TERM_BOUND, PoolEnd
@@ -42,6 +43,9 @@ _ATTRIBUTES: Final = (
     "_taskqueue", "_cache", "_inqueue", "_outqueue", "_change_notifier", "_terminate", "_pool", "_state",
     "_task_handler", "_worker_handler", "_result_handler",
 )  # fmt: skip
+#: How often, and every how many seconds, older workers are called to join.
+ROLL_CALLS: Final = 4
+ROLL_PAUSE: Final = 0.25
 _STATIC: Final = ("processes", "pool", "initializer", "initargs")
 _numbers = itertools.count(1)
 
@@ -143,7 +147,14 @@ class MultiprocessingPool(PoolAdapter):
         self.end = PoolEnd(self, pool)
         self.older_tasks.forget_waiting(self.line.adopt_waiting())
         if older:
-            self.line.call_roll(len(self.processes()))
+            self._call_roll(ROLL_CALLS)
+
+    def _call_roll(self, times: int) -> None:
+        """Let workers that are older than the guard join it; again, while some still start."""
+        missing = [w for w in self.guard.live_workers() if w.older and w.snapshot().phase == UNBORN]
+        if missing and times and not self.ending:
+            self.line.call_roll(len(missing))
+            self.guard.call_later(ROLL_PAUSE, lambda: self._call_roll(times - 1))
 
     def detach(self, pool: Any) -> None:
         """Leave `pool` to itself; tasks in flight stay guarded until they are answered."""
