@@ -254,6 +254,8 @@ class TestReusable(ProgramBase):
             assert others < {*host.idle_pids(pool, 3)}
 
 
+# loky's own words for a worker that leaves while tasks wait, as some do here.
+@pytest.mark.filterwarnings("ignore:A worker (was restarted|stopped) .*:UserWarning")
 class TestWorkersThatLeave(ContractBase):
     """A worker that leaves on purpose is no loss, unless it dies of it."""
 
@@ -282,7 +284,6 @@ class TestWorkersThatLeave(ContractBase):
                 within(DEADLINE, serves, host, pool)
         within(ENDING, host.endings()["close" if ending == "use" else ending], pool)
 
-    @pytest.mark.filterwarnings("ignore:A worker (was restarted|stopped) .*:UserWarning")
     def test_a_worker_that_has_grown_is_recycled(self, host: BindLoky) -> None:
         events: list[Any] = []
         pool = guard(host.make_bare(2, initializer=GrowsWithEveryTask()), on_event=events.append)
