@@ -20,18 +20,21 @@ from poolwarden.testing import deaf, die, hang, hold_gil, kill_self, once
 from tests.adapters.bind_loky import BindElsewhere, BindJoblib, BindLate, BindLoky, BindReusable
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.binding import Way
-from tests.contract.deaths import ItemDies, ManyDie, RunningTaskDies
+from tests.contract.deaths import ItemDies, RunningTaskDies
 from tests.contract.ending import PoolEnds
 from tests.contract.healthy import NothingChanges
 from tests.contract.idle_deaths import DeathOnTheWay, IdleWorkerDies, kill_if_there
 from tests.contract.payloads import TaskExits
 from tests.contract.starting import InitializerFails
 from tests.contract.suite import PoolContract
-from tests.contract.surroundings import InterpreterExit, ParentKilled, Program, ProgramBase, Signals
+from tests.contract.surroundings import InterpreterExit, ParentKilled, Program, ProgramBase
 from tests.contract.tasks import HeldUntil, Noted, Returning, pid_of_worker, same, square
 from tests.contract.waiting import DEADLINE, ENDING, all_gone, eventually, within
 
 loky = pytest.importorskip("loky")
+
+# loky's own words for a worker that leaves while tasks wait, as some do here.
+LEAVING = pytest.mark.filterwarnings("ignore:A worker (was restarted|stopped) .*:UserWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -171,13 +174,13 @@ class TestUsedBefore(ProgramBase):
         ParentKilled.test_no_worker_outlives_the_parent(self, run, notes, workers)
 
 
-class TestReusable(ProgramBase):
+@LEAVING
+class TestReusable(ContractBase):
     """The executor that a thread uses again and again; each thread has its own."""
 
     binding = BindReusable
     variations: ClassVar[int] = 1
 
-    test_many = ManyDie.test_each_of_many_lost_tasks_gets_an_error_of_its_own
     test_in_turn = IdleWorkerDies.test_each_idle_worker_in_turn
     test_reading = DeathOnTheWay.test_killed_at_some_moment_of_reading_a_large_argument
     test_writing = DeathOnTheWay.test_killed_at_some_moment_of_writing_a_large_result
@@ -185,7 +188,6 @@ class TestReusable(ProgramBase):
     test_exits = TaskExits.test_an_exit_is_an_error_and_the_worker_lives
     test_initializer = InitializerFails.test_every_task_is_told_why_no_worker_starts
     test_ends = PoolEnds.test_the_pool_ends_after
-    test_reaped = Signals.test_deaths_are_seen_though_children_cannot_be_waited_for
 
     def test_it_stays_the_same_object_after_a_loss(self, host: BindReusable, make_pool: Pools) -> None:
         pool = make_pool(2)
@@ -220,6 +222,7 @@ class TestReusable(ProgramBase):
 
     def test_it_is_resized_though_workers_die_meanwhile(self, host: BindReusable, make_pool: Pools) -> None:
         pool = make_pool(4)
+        serves(host, pool)  # it waits for what runs, with a warning
         stop = threading.Event()
 
         def kill_now_and_then() -> None:
@@ -229,7 +232,6 @@ class TestReusable(ProgramBase):
 
         for size in (1, 4, 2, 3):
             stop.clear()
-            host.idle_pids(pool, len(host.worker_pids(pool)))
             killer = threading.Thread(target=kill_now_and_then)
             killer.start()
             try:
@@ -237,8 +239,12 @@ class TestReusable(ProgramBase):
             finally:
                 stop.set()
                 killer.join()
-            host.idle_pids(pool, size)
-            serves(host, pool)
+            # One that was told to leave in the place of one that was killed is replaced for the next task.
+            eventually(lambda size=size: self._workers_after_use(host, pool) == size, f"{size} workers")
+
+    def _workers_after_use(self, host: BindReusable, pool: Any) -> int:
+        serves(host, pool)
+        return len(host.worker_pids(pool))
 
     def test_who_waits_for_the_next_task_lives_when_another_dies(
         self, host: BindReusable, make_pool: Pools
@@ -254,8 +260,7 @@ class TestReusable(ProgramBase):
             assert others < {*host.idle_pids(pool, 3)}
 
 
-# loky's own words for a worker that leaves while tasks wait, as some do here.
-@pytest.mark.filterwarnings("ignore:A worker (was restarted|stopped) .*:UserWarning")
+@LEAVING
 class TestWorkersThatLeave(ContractBase):
     """A worker that leaves on purpose is no loss, unless it dies of it."""
 
