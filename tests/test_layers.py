@@ -24,7 +24,7 @@ BELOW: dict[str, set[str]] = {
     "testing": set(),
     "policy": {"errors", "records", "limited"},
     "worker": {"errors", "records", "limited"},
-    "report": {"errors", "records"},
+    "report": {"errors", "records", "__init__"},
     "core": {"worker", "policy", "report", "errors", "records", "limited"},
 }
 BELOW["adapters"] = BELOW["core"] | {"core"}

@@ -100,6 +100,8 @@ class Event:
         How the worker ended.
     detail : str
         One sentence for people; may be empty.
+    stack : str or None
+        Python stack of the worker at its end (a crash or a timeout).
     """
 
     kind: str
@@ -109,3 +111,4 @@ class Event:
     task: TaskInfo | None = None
     exit: WorkerExit | None = None
     detail: str = ""
+    stack: str | None = None

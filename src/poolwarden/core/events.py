@@ -1,4 +1,4 @@
-"""Tells the user what happened: the logger, and ``on_event``.
+"""Tells the user what happened: the report, the logger, and ``on_event``.
 
 Runs in a thread of its own, made with the first event: neither a slow logging
 handler nor a callback that blocks may hold up the watchdog. Nothing is printed
@@ -12,11 +12,14 @@ import logging
 import queue
 import threading
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..policy import Policy
 from ..records import Event
 from .forking import no_fork
+
+if TYPE_CHECKING:
+    from ..report.track import Track
 
 log = logging.getLogger("poolwarden")
 
@@ -28,8 +31,9 @@ _FLUSH_BOUND: Final = 1.0
 class Herald:
     """Tells one pool's events in order; `tell` may be called from any thread."""
 
-    def __init__(self, pool: str) -> None:
+    def __init__(self, pool: str, track: Track | None = None) -> None:
         self._pool = pool
+        self._track = track
         self._queue: queue.SimpleQueue[tuple[Event, Policy] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -37,8 +41,10 @@ class Herald:
         self._closed = False
 
     def tell(self, kind: str, policy: Policy, **fields: Any) -> None:
-        """Log an event, and give it to ``policy.on_event``, soon."""
+        """Report an event now; log it and give it to ``policy.on_event`` soon."""
         event = Event(kind, time.time(), self._pool, **fields)
+        if self._track is not None:
+            self._track.event(event)
         with self._lock:
             if self._closed:
                 return

@@ -25,6 +25,7 @@ from .diagnosis import Evidence, diagnose
 from .events import Herald
 from .folder import PoolFolder
 from .oom import OomWatch
+from .recording import record, running
 from .tickets import VERDICT, Ticket, Tickets
 from .watchdog import watchdog
 from .workers import Kill, Snapshot, Worker
@@ -79,7 +80,6 @@ class Guard:
         self._leaving = threading.RLock()
         self._releasing = threading.Lock()
         self.births = threading.RLock()
-        self.herald = Herald(name)
         self._folder = PoolFolder(adapter.pickler_name)
         self.tickets = Tickets(self._folder.path, adapter)
         self.breaker = Breaker(self)
@@ -93,6 +93,9 @@ class Guard:
         self._watching = threading.RLock()
         self._nobody_began = False
         self._broken_by: tuple[WorkerExit | None, str | None] = (None, None)
+        # Last: it looks at the guard from another thread.
+        self._track = record(self)
+        self.herald = Herald(name, self._track)
 
     @property
     def folder(self) -> str:
@@ -107,6 +110,8 @@ class Guard:
             return
         worker = Worker(process, self.folder, older=older)
         self._workers[id(process)] = worker
+        if self._track is not None:
+            self._track.worker_started(worker.pid)
         self._oom.note(worker.pid)
         watchdog().watch(worker.fd, self, worker)
         if self.policy.startup_timeout is not None:
@@ -137,7 +142,7 @@ class Guard:
         text, item = pickle.loads(data)
         info = ticket.info(item)
         error = verdicts.task_timeout(info, None, ticket.timeout or 0.0, text, soft=True)
-        self.tell("task_timeout", task=info, detail=str(error).partition("\n")[0])
+        self.tell("task_timeout", task=info, detail=_first_line(error), stack=_own_traceback(text))
         following = self.tickets.lose(ticket, item, error, retry=False)
         if following is None:
             self.adapter.resend([ticket])
@@ -286,6 +291,8 @@ class Guard:
             if acquired:
                 self._watching.release()
         self.herald.close()
+        if self._track is not None:
+            self._track.close(self.tickets.issued())
         self.tickets.store.close()
         self._folder.close()
 
@@ -373,13 +380,17 @@ class Guard:
         exit = self._diagnose(worker, code)
         killed = worker.killed
         info = ticket.info(seen.item)
+        if self._track is not None:
+            self._track.saw(running(worker, seen, ticket))
+        stack = None
         error: BaseException
         if killed is not None and killed.reason == "cancel":
             from concurrent.futures import CancelledError
 
             error, event = CancelledError(), "task_cancelled"
         elif killed is not None and killed.reason == "timeout":
-            error = verdicts.task_timeout(info, exit, ticket.timeout or 0.0, killed.stack, soft=False)
+            stack = killed.stack
+            error = verdicts.task_timeout(info, exit, ticket.timeout or 0.0, stack, soft=False)
             event = "task_timeout"
         else:
             stack = worker.crash_stack() if exit.signal in _CRASHES else None
@@ -392,7 +403,7 @@ class Guard:
             self.adapter.deliver(ticket, kind, b"")
         if kind is None and seen.item not in ticket.holes:
             event = "task_retried"
-        self.tell(event, pid=worker.pid, task=info, exit=exit, detail=str(error).partition("\n")[0])
+        self.tell(event, pid=worker.pid, task=info, exit=exit, detail=_first_line(error), stack=stack)
 
     def _note_idle_death(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
         exit = self._diagnose(worker, code)
@@ -415,9 +426,24 @@ class Guard:
 
     def _drop(self, worker: Worker) -> None:
         self._workers.pop(id(worker.process), None)
+        if self._track is not None:
+            self._track.worker_ended(worker.pid, killed=worker.killed is not None)
         self._oom.forget(worker.pid)
         watchdog().unwatch(worker.fd)
         worker.close()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _own_traceback(text: str) -> str:
+    """Return the part of a printed traceback that is of the last exception.
+
+    Those it came upon are the task's: their messages may hold its data.
+    """
+    before, start, last = text.rpartition("Traceback (most recent call last):")
+    return start + last if before else text
 
 
 def _is_reaped_by_kernel(worker: Worker) -> bool:

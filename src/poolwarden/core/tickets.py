@@ -193,6 +193,10 @@ class Tickets:
         self._release(ticket, kind)
         return ticket, ok, value
 
+    def issued(self) -> int:
+        """Return how many tickets there have been; for the end of the pool, as it takes a number."""
+        return next(self._numbers) - 1
+
     def _take_slot(self) -> int:
         try:
             return self._free_slots.pop()

@@ -1,0 +1,218 @@
+"""What is kept of a run, and when it is written.
+
+Covers the events, bounded, and the end of the process. Lanes and bars are in
+`track`. `start` runs in the thread that starts the program; events come from
+any thread. Costs nothing before `start`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ..records import Event
+    from .track import Look, Track
+
+SUFFIXES: Final = (".json", ".html")
+"""The forms of a report."""
+
+#: Names the owner to programs below it: ``pid:path``.
+OWNER: Final = "POOLWARDEN_REPORT_OWNER"
+_VARIABLE: Final = "POOLWARDEN_REPORT"
+
+#: Events that are kept, of losses and of what else happens.
+LOSSES_MAX: Final = 10_000
+OTHERS_MAX: Final = 2_000
+_OTHERS: Final = ("pool_repaired", "worker_killed")
+#: Characters of one stack (its end is kept), and of all stacks.
+STACK_MAX: Final = 10_000
+STACKS_MAX: Final = 4_000_000
+#: Pools that get lanes.
+POOLS_MAX: Final = 200
+
+
+class Recorder:
+    """What has happened in this process since `start`.
+
+    Attributes
+    ----------
+    path : str
+        Where the report goes; absolute.
+    always : bool
+        Whether it is written though nothing happened.
+    """
+
+    def __init__(self, path: str, *, always: bool) -> None:
+        self.path = path
+        self.always = always
+        self.pid = os.getpid()
+        self.started = time.time()
+        self.events: list[Event] = []
+        self.stacks: list[str | None] = []
+        self.tracks: list[Track] = []
+        self.counts: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        self._room = {False: LOSSES_MAX, True: OTHERS_MAX}
+        self._stack_room = STACKS_MAX
+        self._lock = threading.Lock()
+
+    def event(self, event: Event) -> None:
+        """Keep an event, if there is room for it; count it in any case."""
+        with self._lock:
+            self.counts[event.kind] += 1
+            other = event.kind in _OTHERS
+            if not self._room[other]:
+                self.left_out["events"] += 1
+                return
+            self._room[other] -= 1
+            self.events.append(event)
+            stack = event.stack and event.stack[-STACK_MAX:]
+            if stack and len(stack) > self._stack_room:
+                self.left_out["stacks"] += 1
+                stack = None
+            self._stack_room -= len(stack or "")
+            self.stacks.append(stack)
+
+    def track(self, name: str, host: str, look: Look) -> Track:
+        """Return the lanes of a new pool."""
+        from .sampling import watch
+        from .track import Track
+
+        track = Track(name, host, self.event)
+        with self._lock:
+            if len(self.tracks) < POOLS_MAX:
+                self.tracks.append(track)
+                watch(track, look)
+            else:
+                self.left_out["pools"] += 1
+        return track
+
+    def write(self) -> None:
+        """Write the report, if there is to be one. Raises nothing."""
+        if not self.counts and not self.always:
+            return
+        try:
+            _replace(self.path, self._text())
+        except Exception as error:
+            print(f"poolwarden: no report could be written to {self.path}: {error}", file=sys.stderr)
+
+    def _text(self) -> str:
+        from . import document
+
+        found = document.describe(self)
+        if self.path.endswith(".json"):
+            import json
+
+            return json.dumps(found, indent=1) + "\n"
+        from .page import render
+
+        return render(found)
+
+
+def start(path: str, *, always: bool = False) -> None:
+    """Record from now on, and write a report when this process ends.
+
+    Parameters
+    ----------
+    path : str
+        Ends in ``.json`` or ``.html``; missing folders are made. If a process
+        above this one has been started with the same path, this one writes
+        its file beside it, and only if something happened.
+    always : bool
+        Write it though nothing happened.
+
+    Raises
+    ------
+    ConfigurationError
+        `path` has another suffix; the text names the valid ones.
+
+    Notes
+    -----
+    A second call replaces the path. `POOLWARDEN_REPORT` is set, for the
+    programs that this one starts.
+    """
+    global _recorder
+    if not path.lower().endswith(SUFFIXES):
+        raise ConfigurationError(
+            f"a report's name must end in {' or '.join(SUFFIXES)}, not {os.path.basename(path)!r}"
+        )
+    path = os.path.abspath(path)
+    owner, _, owned = os.environ.get(OWNER, "").partition(":")
+    if owned == path and owner != str(os.getpid()):
+        path, always = _beside(path), False
+    else:
+        os.environ[_VARIABLE] = path
+        os.environ[OWNER] = f"{os.getpid()}:{path}"
+    if _recorder is None:
+        atexit.register(_at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_in_child)
+        _recorder = Recorder(path, always=always)
+    _recorder.path = path
+    _recorder.always = _recorder.always or always
+
+
+def open_track(name: str, host: str, look: Look) -> Track | None:
+    """Return where a pool's events and workers are recorded; None if no report is asked for.
+
+    Parameters
+    ----------
+    name, host : str
+        Of the pool.
+    look : callable
+        Returns what its workers run now, None once the pool has ended; called
+        in a thread of this package until then.
+    """
+    return None if _recorder is None or _is_worker() else _recorder.track(name, host, look)
+
+
+_recorder: Recorder | None = None
+
+
+def _beside(path: str) -> str:
+    stem, suffix = os.path.splitext(path)
+    return f"{stem}-{os.getpid()}{suffix}"
+
+
+def _is_worker() -> bool:
+    """Return whether this process was started by `multiprocessing` or a copy of it."""
+    process: Any = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
+
+
+def _at_exit() -> None:
+    if _recorder is not None and not _is_worker():
+        _recorder.write()
+
+
+def _in_child() -> None:
+    """In a forked process: what was recorded is the parent's, and so is the path."""
+    global _recorder
+    if _recorder is not None:
+        # A thread that is not here may have held them.
+        for track in _recorder.tracks:
+            track.unlock()
+        owned = os.environ.get(_VARIABLE, _recorder.path)
+        _recorder = Recorder(_beside(owned), always=False)
+
+
+def _replace(path: str, text: str) -> None:
+    """Write a file so that a reader sees all of it or what was there before."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    unfinished = f"{path}.{os.getpid()}.new"
+    try:
+        with open(unfinished, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        os.replace(unfinished, path)
+    except BaseException:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+        raise
