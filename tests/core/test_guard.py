@@ -652,7 +652,7 @@ def test_an_unguarded_pool_that_is_guarded_again_goes_on(pool):
     ticket = pool.issue()
     pool.guard.retire()
     assert pool.guard.is_retiring
-    pool.guard.resume(Policy(timeout=7))
+    assert pool.guard.stay(Policy(timeout=7))
     assert not pool.guard.is_retiring
     assert pool.guard.policy.timeout == 7
     pool.guard.settle(ticket.number, VALUE, pickle.dumps(1))

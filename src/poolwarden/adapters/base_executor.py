@@ -39,7 +39,7 @@ from ..core.tickets import Ticket, caller_site
 from ..core.workers import Kill, Snapshot, Worker
 from ..errors import ConfigurationError
 from ..policy import Policy
-from ..worker.ledger import DONE, LEFT, READY, UNBORN
+from ..worker.ledger import DONE, LEFT, READY
 from ..worker.member import birth
 from .base import PoolAdapter
 from .base_executor_hooks import MAIL, Birth, Mark, Processes, Refuser, Shutdown, Starter
@@ -199,7 +199,7 @@ class ExecutorAdapter(PoolAdapter):
         with self.submit_lock(executor):
             if self._ended:
                 return False
-            self.guard.resume(policy)
+            self.guard.stay(policy)
             for work_id, item in list(self.pending.items()):
                 if not isinstance(item, Work) and not item.future.running():
                     self.pending[work_id] = Work(self, work_id, item, None)
@@ -302,6 +302,7 @@ class ExecutorAdapter(PoolAdapter):
     def let_go(self) -> None:
         """Drop what would keep pipes open as long as somebody keeps the executor, which has ended."""
         self.call_queue = self._result_queue = self._results = self._thread = None
+        self.processes_by_pid = Processes(self, {})
 
     # In the manager thread.
 
@@ -371,6 +372,10 @@ class ExecutorAdapter(PoolAdapter):
         """Answer a work item, as the host does for a result."""
         item = self._thread.pending_work_items.pop(work_id, None)
         if item is not None:
+            if isinstance(item, Work) and item.waits_again:
+                # Or the host would look for it among those that are pending.
+                with contextlib.suppress(ValueError), self._work_ids.mutex:
+                    self._work_ids.queue.remove(work_id)
             item.future.set_result(outcome)
 
     def keep(self, work: Work) -> None:
@@ -453,15 +458,15 @@ class ExecutorAdapter(PoolAdapter):
             return
         self.guard.breaker.wait_before_birth()
         for worker in gone:
-            # The host may have started some itself meanwhile.
-            wanted = self.wanted_workers(executor) if worker.left else self.max_workers(executor)
-            if len(self.processes_by_pid) < wanted:
-                self._try_to_spawn(executor, worker)
+            self._try_to_replace(executor, worker)
 
-    def _try_to_spawn(self, executor: Any, gone: Worker) -> None:
+    def _try_to_replace(self, executor: Any, gone: Worker) -> None:
         try:
             with self.guard.births:
-                self.spawn(executor)
+                # The host may have started some itself meanwhile.
+                wanted = self.wanted_workers(executor) if gone.left else self.max_workers(executor)
+                if len(self.processes_by_pid) < wanted:
+                    self.spawn(executor)
         except Exception as error:
             if not self.processes_by_pid:
                 self.guard.break_pool(f"no worker can be started: {error!r}")
@@ -597,12 +602,12 @@ class ExecutorAdapter(PoolAdapter):
 
         self.call_in_manager(both)
 
-    def empty(self) -> None:
+    def empty(self) -> set[int]:
         plumbing.wait_until(lambda: not self.gate.busy, THREAD_BOUND)
-        self._drain()
+        return self._drain()
 
-    def _drain(self) -> None:
-        """Empty the call queue, and make room for as many calls as before."""
+    def _drain(self) -> set[int]:
+        """Empty the call queue, and make room for as many calls as before; return the tickets in it."""
         queue = self.call_queue
         fd, left = queue._reader.fileno(), bytearray()
         if queue._thread is not None and queue._thread.is_alive():
@@ -619,10 +624,10 @@ class ExecutorAdapter(PoolAdapter):
 
             plumbing.wait_until(arrived, THREAD_BOUND)
         left.extend(plumbing.read_available(fd))
-        self._older.note_unread(bytes(left))
         with contextlib.suppress(ValueError):
             while queue._sem._semlock._get_value() < queue._maxsize:
                 queue._sem.release()
+        return self._older.note_unread(bytes(left))
 
     def _end_idle_workers(self) -> None:
         """End workers that were told to leave and do not. Watchdog's thread.
@@ -632,7 +637,7 @@ class ExecutorAdapter(PoolAdapter):
         """
         for worker in self.guard.live_workers():
             phase = worker.snapshot().phase
-            if phase in (READY, DONE) or (worker.older and phase == UNBORN):
+            if phase in (READY, DONE) or worker.is_unknown():
                 worker.killed = worker.killed or Kill("repair")
                 worker.send(signal.SIGKILL)
         self.guard.call_later(TERM_BOUND, self._end_idle_workers)

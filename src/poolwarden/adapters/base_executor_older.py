@@ -22,7 +22,6 @@ from ..core.watchdog import watchdog
 from ..core.workers import Worker
 from ..records import TaskInfo
 from ..worker.envelope import roll_call
-from ..worker.ledger import UNBORN
 from .base_executor_hooks import MAIL
 from .base_executor_work import Work
 
@@ -52,7 +51,7 @@ class OlderTasks:
     def call_roll(self) -> None:
         """Let workers that are older than the guard join it before their first guarded task."""
         adapter, queue = self._adapter, self._adapter.call_queue
-        for _ in range(sum(map(_is_unknown, adapter.guard.live_workers()))):
+        for _ in range(sum(worker.is_unknown() for worker in adapter.guard.live_workers())):
             if not queue.full():
                 queue.put(adapter.module._CallItem(MAIL, roll_call, (adapter.guard.folder,), {}))
 
@@ -64,14 +63,22 @@ class OlderTasks:
         itself looks idle, and is lost; so is one that may be sending its result,
         since nobody knows whether it holds the lock for that.
         """
-        if not (_is_unknown(worker) and self._unanswered()):
+        if not (worker.is_unknown() and self._unanswered()):
             return False
         return worker.system_call()[0] == "" and not self._adapter.is_somebody_sending()
 
-    def note_unread(self, data: bytes) -> None:
-        """Note the calls in what was read from the call queue's pipe: no worker has them."""
-        if self._work_ids:
-            self._unread += map(_work_id_of, plumbing.messages(data))
+    def note_unread(self, data: bytes) -> set[int]:
+        """Note the calls in what was read from the call queue's pipe: no worker has them.
+
+        Returns the numbers of the guarded tickets among them, as long as there
+        are older tasks.
+        """
+        if not self._work_ids:
+            return set()
+        work_ids = list(map(_work_id_of, plumbing.messages(data)))
+        self._unread += work_ids
+        items = [self._adapter.pending.get(work_id) for work_id in work_ids]
+        return {item.ticket.number for item in items if isinstance(item, Work) and item.ticket is not None}
 
     def after_repair(self) -> None:
         """Send again what was not read, and declare lost what nobody can be running any more."""
@@ -79,7 +86,7 @@ class OlderTasks:
         unanswered = self._unanswered()
         if not unanswered:
             return
-        if any(map(_is_unknown, self._adapter.guard.live_workers())):
+        if any(worker.is_unknown() for worker in self._adapter.guard.live_workers()):
             self.call_roll()
             watchdog().schedule(self, time.monotonic() + _STEP)
             return
@@ -120,10 +127,6 @@ class OlderTasks:
         )
         task = TaskInfo("a task submitted before guard()", None, None, 1)
         return self._adapter.as_host_error(verdicts.worker_lost(task, exit))
-
-
-def _is_unknown(worker: Worker) -> bool:
-    return worker.older and worker.snapshot().phase == UNBORN
 
 
 def _was_sent_bare(item: Any) -> bool:

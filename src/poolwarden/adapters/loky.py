@@ -155,10 +155,11 @@ class LokyExecutor(ExecutorAdapter):
         # For idleness, for its memory, or because the executor was resized.
         return code == 0 or super().may_worker_leave(code)
 
-    def empty(self) -> None:
-        super().empty()
+    def empty(self) -> set[int]:
+        unread = super().empty()
         # What tells workers to leave was in the queue as well.
         self.emptied += 1
+        return unread
 
     def dismiss(self, count: int) -> int:
         """Tell `count` workers to leave, or as many as there is room for now; return how many."""

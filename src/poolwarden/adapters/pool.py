@@ -28,7 +28,6 @@ from ..core.tickets import Ticket
 from ..core.workers import Worker
 from ..errors import ConfigurationError
 from ..policy import Policy
-from ..worker.ledger import UNBORN
 from .base import PoolAdapter
 from .pool_births import Births, PoolPatches
 from .pool_end import TERM_BOUND, PoolEnd
@@ -151,7 +150,7 @@ class MultiprocessingPool(PoolAdapter):
 
     def _call_roll(self, times: int) -> None:
         """Let workers that are older than the guard join it; again, while some still start."""
-        missing = [w for w in self.guard.live_workers() if w.older and w.snapshot().phase == UNBORN]
+        missing = [worker for worker in self.guard.live_workers() if worker.is_unknown()]
         if missing and times and not self.ending:
             self.line.call_roll(len(missing))
             self.guard.call_later(ROLL_PAUSE, lambda: self._call_roll(times - 1))
@@ -257,8 +256,8 @@ class MultiprocessingPool(PoolAdapter):
     def may_keep(self, worker: Worker) -> bool:
         return self.older_tasks.may_be_run_by(worker)
 
-    def empty(self) -> None:
-        self.drain(self.is_quiet)
+    def empty(self) -> set[int]:
+        return self.drain(self.is_quiet)
 
     def call_behind(self, action: Callable[[], None]) -> None:
         def both() -> None:
@@ -267,8 +266,8 @@ class MultiprocessingPool(PoolAdapter):
 
         self.post((Barrier(self.quiet_cache, both).job, 0, None))
 
-    def drain(self, finished: Callable[[], bool]) -> None:
-        """Empty the task pipe until `finished` says that nobody writes any more."""
+    def drain(self, finished: Callable[[], bool]) -> set[int]:
+        """Empty the task pipe until `finished` says that nobody writes; return the tickets in it."""
         left = bytearray()
 
         def step() -> bool:
@@ -277,7 +276,7 @@ class MultiprocessingPool(PoolAdapter):
             return done
 
         plumbing.wait_until(step, THREAD_BOUND)
-        self.older_tasks.rescue(bytes(left))
+        return self.older_tasks.rescue(bytes(left))
 
     def on_broken(self) -> None:
         self.line.poke()

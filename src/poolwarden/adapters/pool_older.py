@@ -22,7 +22,6 @@ from ..core.watchdog import watchdog
 from ..core.workers import Worker
 from ..records import TaskInfo
 from ..worker import envelope
-from ..worker.ledger import UNBORN
 from .pool_results import Barrier, fail_result
 
 if TYPE_CHECKING:
@@ -53,22 +52,30 @@ class OlderTasks:
         anywhere else runs a task. One that runs a task which reads or waits
         itself looks idle, and is lost.
         """
-        if not (worker.older and worker.snapshot().phase == UNBORN and self._unanswered()):
+        if not (worker.is_unknown() and self._unanswered()):
             return False
         return worker.system_call()[0] == ""
 
-    def rescue(self, data: bytes) -> None:
-        """Take such tasks out of what was in the task pipe, and send them under the guard."""
+    def rescue(self, data: bytes) -> set[int]:
+        """Take such tasks out of what was in the task pipe, and send them under the guard.
+
+        Returns the numbers of the guarded tickets that were in it, as long as
+        there are older tasks.
+        """
+        found: set[int] = set()
         if not self._jobs:
-            return
+            return found
         for frame in plumbing.messages(data):
             try:
                 task = pickle.loads(frame)
             except Exception:
                 log.warning("poolwarden: a task that was sent before guard() cannot be read and is lost")
                 continue
-            if task is not None and task[2] not in (envelope.run, envelope.roll_call):
+            if task is not None and task[2] is envelope.run:
+                found.add(-task[1])
+            elif task is not None and task[2] is not envelope.roll_call:
                 self._adapter.line.put((iter((task,)), None))
+        return found
 
     def after_repair(self) -> None:
         """Declare lost what nobody can be running any more. Result thread."""
@@ -76,7 +83,7 @@ class OlderTasks:
         if not unanswered:
             return
         live = self._adapter.guard.live_workers()
-        if self._adapter.line.begun and not any(w.older and w.snapshot().phase == UNBORN for w in live):
+        if self._adapter.line.begun and not any(worker.is_unknown() for worker in live):
             for job in unanswered:
                 fail_result(self._adapter.cache[job], self._lost())
         else:

@@ -247,11 +247,6 @@ class Guard:
         """Whether the pool was unguarded, and only what is on its way is guarded still."""
         return self._retiring
 
-    def resume(self, policy: Policy) -> None:
-        """Take `retire` back."""
-        self.policy = policy
-        self._retiring = False
-
     def look_for_end(self) -> None:
         """End the guard of a pool that was unguarded, if nothing is on its way any more."""
         if not self._retiring:

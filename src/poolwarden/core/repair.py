@@ -10,7 +10,8 @@ and locks is in `plumbing`. Runs in the watchdog's thread.
 3. If no live worker waits for the next task, the task pipe may hold half a
    message: it is emptied, with the reader's lock in our hands.
 4. What had been sent, has not begun and has no answer is sent again, once the
-   host has handled all answers that were on their way.
+   host has handled all answers that were on their way. What a worker that is
+   older than the guard may just have read waits until that is known.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 BIRTH_BOUND: Final = 10.0
 #: Seconds to get a lock that no worker holds, and for the writer to come out of the gate.
 QUEUE_BOUND: Final = 2.0
+#: Seconds between two looks at workers of which nobody knows whether they hold a task.
+UNKNOWN_STEP: Final = 0.2
 
 
 class HostQueue(Protocol):
@@ -58,8 +61,11 @@ class HostQueue(Protocol):
     def may_keep(self, worker: Worker) -> bool:
         """Return whether a stopped worker must live though it was not proved harmless."""
 
-    def empty(self) -> None:
-        """Empty the task pipe, with what is on its way to it; the reader's lock is ours."""
+    def empty(self) -> set[int]:
+        """Empty the task pipe, with what is on its way to it; the reader's lock is ours.
+
+        Returns the numbers of the tickets that were in it, as far as it can be read.
+        """
 
     def call_behind(self, action: Callable[[], None]) -> None:
         """Have the host's result thread call `action` behind all answers that were sent before."""
@@ -95,6 +101,7 @@ def _mend(guard: Guard, queue: HostQueue) -> None:
         # Of all that are known: those that have died meanwhile, and those that
         # have finished and wait to send, had begun their tasks as well.
         begun = plumbing.begun_tickets(known)
+        unknown = any(worker.is_unknown() for worker in kept)
         for worker in set(known).difference(kept):
             guard.deliver_last_outcome(worker)
         queue.free_other_locks()
@@ -104,16 +111,32 @@ def _mend(guard: Guard, queue: HostQueue) -> None:
             return
     finally:
         plumbing.thaw(worker for worker in frozen if worker in kept)
-    if nobody_reads:
-        queue.empty()
+    unread = queue.empty() if nobody_reads else set()
     unstarted = [
         (ticket, ticket.sendings)
         for ticket in list(guard.tickets.open.values())
         if ticket.sent and ticket.verdict is None and ticket.number not in begun
     ]
+    if unknown:
+        _send_when_known(guard, queue, [entry for entry in unstarted if entry[0].number not in unread])
+        unstarted = [entry for entry in unstarted if entry[0].number in unread]
     queue.call_behind(lambda: _send_again(guard, unstarted))
     if nobody_reads and (lock := queue.read_lock()) is not None:
         lock.release()
+
+
+def _send_when_known(guard: Guard, queue: HostQueue, tickets: list[tuple[Ticket, int]]) -> None:
+    """Send again what no worker older than the guard has taken, once all such workers are known.
+
+    One that was stopped between the read and its first mark in a record had no
+    record to tell of it; its ticket ran twice.
+    """
+    if any(worker.is_unknown() for worker in guard.live_workers()):
+        guard.call_later(UNKNOWN_STEP, lambda: _send_when_known(guard, queue, tickets))
+        return
+    begun = plumbing.begun_tickets(guard.live_workers())
+    unstarted = [entry for entry in tickets if entry[0].number not in begun]
+    queue.call_behind(lambda: _send_again(guard, unstarted))
 
 
 def _send_again(guard: Guard, tickets: list[tuple[Ticket, int]]) -> None:

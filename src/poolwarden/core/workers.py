@@ -91,6 +91,10 @@ class Worker(Handle):
             cells[ledger.ARMED],
         )
 
+    def is_unknown(self) -> bool:
+        """Return whether it is older than the guard and has not joined: nobody knows what it does."""
+        return self.older and self.snapshot().phase == ledger.UNBORN
+
     def outcome(self) -> tuple[int, int, bytes]:
         """Return the last outcome in the record; ticket 0 when there is none."""
         record = self._open_record()

@@ -17,7 +17,7 @@ import contextlib
 import pickle
 from time import monotonic_ns
 
-from .ledger import DONE, ITEM, PHASE, RETIRE, RUNNING, STARTED, TICKET
+from .ledger import DONE, ITEM, PHASE, READY, RETIRE, RUNNING, STARTED, TICKET, UNBORN
 from .member import Member, join, leave
 from .payload import SLOT_MAX, SLOT_SHIFT, Dumper, Frames
 
@@ -105,7 +105,9 @@ def bounce(ticket: int, kind: int) -> tuple[int, int, bytes]:
 def roll_call(folder: str) -> None:
     """Join the pool and do nothing else; sent to workers older than the guard."""
     with contextlib.suppress(OSError):
-        join(folder)
+        cells = join(folder).record.cells
+        if cells[PHASE] == UNBORN:
+            cells[PHASE] = READY
 
 
 def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -> tuple[int, bytes]:

@@ -72,6 +72,10 @@ class Member:
 def join(folder: str, reducers: Any = None, line: Any = None) -> Member:
     """Return this worker's membership, made at the first call for `folder`.
 
+    The record of a new one stays UNBORN until its caller says what it does: of
+    a worker that is older than the guard, a record that says more also says
+    whether what it had read before was a guarded task.
+
     Parameters
     ----------
     folder : str
@@ -89,7 +93,6 @@ def join(folder: str, reducers: Any = None, line: Any = None) -> Member:
     member = _members.get(folder)
     if member is None:
         member = _members[folder] = Member(folder, reducers, line)
-        member.record.cells[PHASE] = ledger.READY
     return member
 
 
@@ -112,12 +115,10 @@ def birth(
     die_with_parent(line)
     if initializer is None:
         with contextlib.suppress(OSError):
-            join(folder, reducers, line)
+            join(folder, reducers, line).record.cells[PHASE] = ledger.READY
         return
     try:
-        # Not through `join`: it would be READY for a moment, and a pool that
-        # is given up just then could not promise that nothing has run.
-        member = _members[folder] = Member(folder, reducers, line)
+        member = join(folder, reducers, line)
     except OSError:
         # No room. The pool must start all the same; each task will say so.
         initializer(*initargs)
