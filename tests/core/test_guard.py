@@ -201,7 +201,7 @@ def test_an_outcome_that_has_arrived_is_not_delivered_again(pool):
         ({"PHASE": ledger.UNBORN}, False, False, ["init_failed"]),
         ({}, False, False, ["init_failed"]),
         # Older than the guard: it may hold anything.
-        ({}, True, True, ["init_failed", "pool_repaired"]),
+        ({}, True, True, ["worker_lost", "pool_repaired"]),
         ({"PHASE": ledger.STARTING}, True, False, ["init_failed"]),
         ({"PHASE": ledger.READY}, True, True, ["worker_lost", "pool_repaired"]),
     ],

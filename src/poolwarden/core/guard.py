@@ -351,7 +351,10 @@ class Guard:
             older = worker.older and seen.phase == ledger.UNBORN
             unasked = seen.phase == ledger.LEFT and not self.adapter.may_worker_leave(code)
             suspect = seen.phase in _SUSPECT or older or unasked
-            if suspect or seen.phase in (ledger.UNBORN, ledger.STARTING, ledger.FAILED):
+            if older:
+                detail = f"worker {worker.pid}, older than the guard, died; what it did is not known"
+                self.tell("worker_lost", pid=worker.pid, exit=self._diagnose(worker, code), detail=detail)
+            elif suspect or seen.phase in (ledger.UNBORN, ledger.STARTING, ledger.FAILED):
                 self._note_idle_death(worker, seen, code)
         self.adapter.buried(worker, seen)
         self._drop(worker)
