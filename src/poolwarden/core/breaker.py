@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 #: Starts in a row that may fail by themselves before the pool is given up.
 FAILED_STARTS: Final = 5
 #: The same for starts that ended with a signal before the initializer began. A
-#: start has no fault of its own then, so it is worth more tries.
-KILLED_STARTS: Final = 50
+#: start has no fault of its own then, so it is worth more tries: with the waits
+#: between them they take ten seconds. Fifty were used up by somebody who killed
+#: workers faster than a busy machine started them.
+KILLED_STARTS: Final = 200
 #: Longest wait before a replacement is started, in seconds.
 LONGEST_WAIT: Final = 0.05
 
