@@ -48,10 +48,20 @@ class Herald:
         with self._lock:
             if self._closed:
                 return
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="poolwarden-events", daemon=True)
-                self._thread.start()
+            has_thread = self._thread is not None or self._start()
             self._queue.put((event, policy))
+        if not has_thread:
+            self._tell_next()
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, name="poolwarden-events", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # From 3.12 on no thread can be started once the interpreter ends.
+            return False
+        self._thread = thread
+        return True
 
     def close(self) -> None:
         """Tell what is left and end the thread; waits a second at most."""
