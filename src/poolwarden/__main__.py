@@ -52,17 +52,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "The exit status is 0 if every guarded case did what was promised."
     )
     demo.set_defaults(run=_demo)
+    doctor = commands.add_parser("doctor", help="show what can be guarded here, for a bug report")
+    doctor.description = (
+        "Shows which hosts are installed and whether they can be guarded, what this system lets the guard "
+        "do, and whether POOLWARDEN is active. The exit status is 0 if every installed host can be guarded."
+    )
+    doctor.add_argument("--json", action="store_true", help="as one JSON object")
+    doctor.set_defaults(run=_doctor)
     options = parser.parse_args(arguments)
     try:
-        return int(options.run())
+        return int(options.run(options))
     except KeyboardInterrupt:
         return 130  # the shell's number for it; a traceback would say nothing more
 
 
-def _demo() -> int:
+def _demo(options: argparse.Namespace) -> int:
     from poolwarden.cli import demo
 
     return demo.run(sys.stdout)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from poolwarden.cli import doctor
+
+    return doctor.run(sys.stdout, as_json=options.json)
 
 
 if __name__ == "__main__":

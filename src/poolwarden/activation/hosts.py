@@ -25,11 +25,14 @@ class Host:
         it, in a module of `poolwarden.adapters`.
     kind : str
         What users call it, for error messages.
+    distribution : str
+        What is installed with it; empty for the standard library.
     """
 
     imported: str
     adapter: str
     kind: str
+    distribution: str = ""
 
     def load(self) -> Any:
         """Return the adapter's class."""
@@ -45,11 +48,12 @@ HOSTS: Final = (
         "executor:FuturesExecutor",
         "concurrent.futures.ProcessPoolExecutor",
     ),
-    Host("loky.process_executor", "loky:for_loky", "loky.ProcessPoolExecutor"),
+    Host("loky.process_executor", "loky:for_loky", "loky.ProcessPoolExecutor", "loky"),
     Host(
         "joblib.externals.loky.process_executor",
         "loky:for_joblib",
         "joblib.externals.loky.ProcessPoolExecutor",
+        "joblib",
     ),
     Host("multiprocessing.process", "process:MultiprocessingProcess", "multiprocessing.Process"),
 )

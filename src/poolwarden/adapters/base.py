@@ -14,8 +14,9 @@ a death means, timeouts, retries, errors) is the core's. To add a host:
 4. Make workers start with ``worker.member.birth`` as their initializer, and
    tell ``guard.born`` of each process.
 5. Call ``guard.close`` when the pool ends.
-6. Add the host to ``activation.hosts``, a test file that inherits the contract
-   suite, and its seams to the list that `missing_seams` checks.
+6. Name the private names that are used in ``all_seams``, for ``poolwarden doctor``.
+7. Add the host to ``activation.hosts``, and a test file that inherits the
+   contract suite.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ..worker.payload import Dumper, make_pickler
 
 if TYPE_CHECKING:
     from ..core.guard import Guard
+    from ..core.seams import Seam
     from ..core.tickets import Ticket
     from ..core.workers import Snapshot, Worker
 
@@ -54,6 +56,11 @@ class PoolAdapter(ABC):
     name: ClassVar[str]
     reaps: ClassVar[bool] = True
     pickler_name: ClassVar[str] = "multiprocessing.reduction:ForkingPickler"
+
+    @classmethod
+    def all_seams(cls) -> tuple[Seam, ...]:
+        """Return the private names of the host that are used, its objects' attributes included."""
+        return ()
 
     def __init__(self, reducers: Any = None) -> None:
         module, _, name = self.pickler_name.partition(":")

@@ -34,7 +34,7 @@ from ..core.gate import Gate
 from ..core.guard import Guard
 from ..core.mailbox import Mailbox
 from ..core.repair import repair
-from ..core.seams import check_attributes
+from ..core.seams import Seam, attributes_of, check_attributes
 from ..core.tickets import Ticket, caller_site
 from ..core.workers import Kill, Snapshot, Worker
 from ..errors import ConfigurationError
@@ -119,6 +119,15 @@ class ExecutorAdapter(PoolAdapter):
         self._gone: deque[Worker] = deque()
         self._actions: dict[int, Callable[[], None]] = {}
         self._action_numbers = itertools.count(1)
+
+    @classmethod
+    def all_seams(cls) -> tuple[Seam, ...]:
+        """Return the private names that are used."""
+        executor, thread = cls.module.ProcessPoolExecutor, cls.module._ExecutorManagerThread
+        return (
+            *attributes_of(executor, cls.attributes),
+            *(Seam(thread, name) for name in _THREAD_METHODS),
+        )
 
     # Guarding.
 

@@ -23,7 +23,7 @@ from ..core.gate import Gate
 from ..core.guard import Guard
 from ..core.mailbox import Mailbox
 from ..core.repair import repair
-from ..core.seams import Seam, check, check_attributes
+from ..core.seams import Seam, attributes_of, check, check_attributes
 from ..core.tickets import Ticket
 from ..core.workers import Worker
 from ..errors import ConfigurationError
@@ -84,6 +84,11 @@ class MultiprocessingPool(PoolAdapter):
             Seam(cls.module.IMapIterator, "_set"),
             Seam(cls.module.IMapIterator, "_set_length"),
         )
+
+    @classmethod
+    def all_seams(cls) -> tuple[Seam, ...]:
+        """Return them, and the attributes that a pool has to have."""
+        return (*cls.seams(), *attributes_of(cls.module.Pool, _ATTRIBUTES))
 
     @classmethod
     def guards(cls, pool: object) -> bool:

@@ -17,6 +17,7 @@ from ..core import verdicts
 from ..core.diagnosis import Evidence, diagnose
 from ..core.handles import Handle
 from ..core.oom import OomWatch
+from ..core.seams import Seam, attributes_of
 from ..core.tickets import name_of
 from ..core.watchdog import watchdog
 from ..errors import ConfigurationError, PoolWardenError
@@ -43,6 +44,11 @@ class MultiprocessingProcess:
     def guards(cls, process: object) -> bool:
         """Return whether `process` is a process of `multiprocessing`."""
         return isinstance(process, multiprocessing.process.BaseProcess)
+
+    @classmethod
+    def all_seams(cls) -> tuple[Seam, ...]:
+        """Return the private names that are used."""
+        return attributes_of(multiprocessing.process.BaseProcess, ("_popen", "_target"))
 
     @classmethod
     def guard_object(cls, process: Any, policy: Policy) -> None:

@@ -7,6 +7,8 @@ imported only here, because it costs tens of milliseconds.
 
 from __future__ import annotations
 
+import dis
+import functools
 import inspect
 import threading
 from collections.abc import Callable
@@ -30,17 +32,23 @@ class Seam:
         The attribute.
     parameters : tuple of str
         Names that must be among its parameters; empty when it only has to exist.
+    stored : bool
+        True for an attribute of its objects: one that a method of it stores
+        will do.
     """
 
     owner: type
     name: str
     parameters: tuple[str, ...] = ()
+    stored: bool = False
 
     def problem(self) -> str | None:
         """Return what is wrong with it, or None."""
         where = f"{self.owner.__module__}.{self.owner.__qualname__}.{self.name}"
         found: Any = getattr(self.owner, self.name, _MISSING)
         if found is _MISSING:
+            if self.stored and self.name in _stored(self.owner):
+                return None
             return f"{where} does not exist"
         if self.parameters:
             have = inspect.signature(found).parameters
@@ -48,6 +56,24 @@ class Seam:
             if missing:
                 return f"{where} has no parameter {', '.join(missing)}"
         return None
+
+
+def attributes_of(owner: type, names: tuple[str, ...]) -> tuple[Seam, ...]:
+    """Return seams for attributes of a class's objects; they can be checked without an object."""
+    return tuple(Seam(owner, name, stored=True) for name in names)
+
+
+@functools.cache
+def _stored(owner: type) -> frozenset[str]:
+    """Return the attributes that methods of a class store, in ``self`` or elsewhere."""
+    return frozenset(
+        instruction.argval
+        for cls in owner.__mro__
+        for member in vars(cls).values()
+        if inspect.isfunction(member)
+        for instruction in dis.get_instructions(member)
+        if instruction.opname == "STORE_ATTR"
+    )
 
 
 def check_attributes(obj: object, names: tuple[str, ...], host: str) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 # From Linux's <fcntl.h>; the fcntl module has no name for it.
-_F_SETSIG: Final = 10
+F_SETSIG: Final = 10
 
 _POOL_MODULES: Final = ("multiprocessing.pool", "multiprocess.pool", "concurrent.futures.process")
 _POOL_SUFFIX: Final = "loky.process_executor"
@@ -147,7 +147,7 @@ class _ArmedTarget:
 
 
 def _arm_kernel(sentinel: int, inherited: int) -> None:
-    fcntl.fcntl(sentinel, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(sentinel, F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(sentinel, fcntl.F_GETFL)
     fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
