@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing.pool
 import pickle
 import weakref
 from collections.abc import Callable, Iterable
+
+# Not ``import multiprocessing.pool``: after `install` this runs while that is
+# being imported, and the package does not have it as an attribute yet.
+from multiprocessing import pool as host
 from typing import Any, ClassVar, Final
 
 from ..core import plumbing
@@ -62,7 +65,7 @@ class MultiprocessingPool(PoolAdapter):
     """
 
     name: ClassVar[str] = "Pool"
-    module: ClassVar[Any] = multiprocessing.pool
+    module: ClassVar[Any] = host
     patches: ClassVar[PoolPatches]
 
     def __init__(self, policy: Policy, workers: list[Any]) -> None:
