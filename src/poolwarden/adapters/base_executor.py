@@ -20,40 +20,35 @@ import logging
 import os
 import pickle
 import select
-import signal
 import sys
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from traceback import format_exception
 from typing import Any, ClassVar, Final
 
-from ..core import plumbing
-from ..core.gate import Gate
 from ..core.guard import Guard
-from ..core.mailbox import Mailbox
 from ..core.repair import repair
 from ..core.seams import Seam, attributes_of, check_attributes
 from ..core.tickets import Ticket, caller_site
-from ..core.workers import Kill, Snapshot, Worker
+from ..core.workers import Snapshot, Worker
 from ..errors import ConfigurationError
 from ..policy import Policy
-from ..worker.ledger import DONE, LEFT, READY
+from ..worker.ledger import LEFT
 from ..worker.member import birth
 from .base import PoolAdapter
-from .base_executor_hooks import MAIL, Birth, Mark, Processes, Refuser, Shutdown, Starter
+from .base_executor_births import Replacements
+from .base_executor_end import ExecutorEnd
+from .base_executor_hooks import MAIL, Birth, Processes, Shutdown, Starter
+from .base_executor_mail import ManagerMail
 from .base_executor_older import OlderTasks
+from .base_executor_queue import CallQueue
 from .base_executor_work import Work
 
 log = logging.getLogger("poolwarden")
 
-#: Seconds for one of the executor's own threads to react.
-THREAD_BOUND: Final = 2.0
-#: Seconds that a worker has to leave by itself when the executor ends.
-TERM_BOUND: Final = 1.0
-#: Seconds until the next try when a worker could not be started, and others live.
-BIRTH_RETRY: Final = 1.0
+#: Seconds for a birth to be over, at the beginning of a repair.
+_BIRTH_BOUND: Final = 2.0
 
 _OWN_FILES: Final = (
     "poolwarden/adapters/base_executor.py",
@@ -99,26 +94,22 @@ class ExecutorAdapter(PoolAdapter):
 
     def __init__(self, policy: Policy, executor: Any) -> None:
         super().__init__(getattr(executor._call_queue, "_reducers", None))
-        self.gate = Gate()
+        self.queue = CallQueue(self, executor)
+        self.mail = ManagerMail(self, executor._result_queue._writer)
+        self.replacements = Replacements(self)
+        self.end = ExecutorEnd(self)
         self.process_chunk = self.module._process_chunk
         self.guard = Guard(self, policy, f"{self.name}-{next(_numbers)}")
-        self._executor: weakref.ref[Any] = weakref.ref(executor)
-        self.call_queue, self._result_queue = executor._call_queue, executor._result_queue
+        self.executor: weakref.ref[Any] = weakref.ref(executor)
+        self._result_queue = executor._result_queue
         self._pending: dict[Any, Any] = executor._pending_work_items
         self._work_ids = executor._work_ids
         self._bare_initializer = executor._initializer, executor._initargs
-        self._mailbox = Mailbox(executor._result_queue._writer)
         self._max_workers: int = executor._max_workers
-        self._thread: Any = None
-        self._joining = False
+        self.thread: Any = None
         self._ended = False
-        self.settling = threading.Lock()
-        self._posting = threading.Lock()
-        self._held: list[bytes] | None = []
         self._leaving = False
-        self._gone: deque[Worker] = deque()
-        self._actions: dict[int, Callable[[], None]] = {}
-        self._action_numbers = itertools.count(1)
+        self.settling = threading.Lock()
 
     @classmethod
     def all_seams(cls) -> tuple[Seam, ...]:
@@ -171,11 +162,11 @@ class ExecutorAdapter(PoolAdapter):
             adopted = [id for id, item in list(self._pending.items()) if not item.future.running()]
             for work_id in adopted:
                 self._pending[work_id] = Work(self, work_id, self._pending[work_id], None)
-            self._older = OlderTasks(self, set(self._pending))
+            self.older = OlderTasks(self, set(self._pending))
             if executor._executor_manager_thread is not None:
                 self.take_thread(executor._executor_manager_thread)
                 executor._executor_manager_thread_wakeup.wakeup()
-                self.call_in_manager(self._older.call_roll)
+                self.mail.call(self.older.call_roll)
             self._hook(executor)
         _guarded.add(self)
         weakref.finalize(executor, self.end_unused)
@@ -216,29 +207,28 @@ class ExecutorAdapter(PoolAdapter):
         return True
 
     def answered_all(self) -> None:
-        thread = self._thread
+        thread = self.thread
         if thread is None:
-            self._end()
+            self.finish_guarding()
         elif threading.current_thread() is not thread:
             # Only there nothing can be sent between the look and the end.
-            self.call_in_manager(self.guard.look_for_end)
+            self.mail.call(self.guard.look_for_end)
         elif not self._leaving and not any(isinstance(item, Work) for item in self.pending.values()):
             # Behind the messages that are on their way; there will be no more.
             self._leaving = True
-            self.call_in_manager(self._leave)
-            with self._posting:
-                self._held = []
+            self.mail.call(self._leave)
+            self.mail.hold()
 
     def _leave(self) -> None:
         """Give the manager thread back to the executor, unless that was guarded again. Manager thread."""
         # Or the bare thread would take these ends for the executor's.
         self.guard.wait_for_burials()
-        self._replace_gone()
-        with self._thread.shutdown_lock:
+        self.replacements.make()
+        with self.thread.shutdown_lock:
             if self.guard.is_retiring:
                 for name in (*_THREAD_METHODS, *self.birth_methods, "_poolwarden"):
-                    vars(self._thread).pop(name, None)
-                self._end()
+                    vars(self.thread).pop(name, None)
+                self.finish_guarding()
         self._leaving = False
 
     @staticmethod
@@ -254,7 +244,7 @@ class ExecutorAdapter(PoolAdapter):
     def pending(self) -> dict[Any, Any]:
         """The work items that are not answered, by id; the manager thread changes them."""
         # A new dict, once futures were cancelled at a shutdown.
-        found: dict[Any, Any] = self._pending if self._thread is None else self._thread.pending_work_items
+        found: dict[Any, Any] = self._pending if self.thread is None else self.thread.pending_work_items
         return found
 
     def submit_lock(self, executor: Any) -> Any:
@@ -280,7 +270,7 @@ class ExecutorAdapter(PoolAdapter):
 
     def take_thread(self, thread: Any) -> None:
         """Hook the manager thread up, before it is started if possible."""
-        self._thread = thread
+        self.thread = thread
         self._lock_births(thread)
         thread.processes = self.processes_by_pid
         self._poll = select.poll()
@@ -290,43 +280,45 @@ class ExecutorAdapter(PoolAdapter):
         self._poll.register(self._wakeups.fileno(), select.POLLIN)
         thread.wait_result_broken_or_wakeup = self._wait
         thread.add_call_item_to_queue = self._add_calls
-        thread.flag_executor_shutting_down = self._flag_shutting_down
-        thread.join_executor_internals = self._join_internals
-        thread.terminate_broken = self._terminate_broken
+        thread.flag_executor_shutting_down = self.flag_shutting_down
+        thread.join_executor_internals = self.end.join_internals
+        thread.terminate_broken = self.end.terminate_broken
         thread._poolwarden = self
 
     def end_unused(self) -> None:
         """End the guard of an executor that was shut down or collected, and had never started."""
-        if self._thread is None:
-            self._end()
+        if self.thread is None:
+            self.finish_guarding()
 
-    def _end(self) -> None:
+    def finish_guarding(self) -> None:
+        """Release everything; the executor has ended, or is left to itself. Twice is no error."""
         if not self._ended:
             self._ended = True
             _guarded.discard(self)
-            self._mailbox.close()
+            self.mail.close()
             self.guard.close()
             self.let_go()
 
     def let_go(self) -> None:
         """Drop what would keep pipes open as long as somebody keeps the executor, which has ended."""
-        self.call_queue = self._result_queue = self._results = self._thread = None
+        self._result_queue = self._results = self.thread = None
+        self.queue.let_go()
         self.processes_by_pid = Processes(self, {})
 
     # In the manager thread.
 
     def _add_calls(self) -> None:
-        self.gate.enter()
+        self.queue.gate.enter()
         try:
-            type(self._thread).add_call_item_to_queue(self._thread)
+            type(self.thread).add_call_item_to_queue(self.thread)
         finally:
-            self.gate.leave()
+            self.queue.gate.leave()
 
     def _wait(self) -> tuple[Any, bool, Any]:
         """Stand in for ``wait_result_broken_or_wakeup``; never reports a broken executor for a death."""
         result, broken, cause = None, False, None
-        if self._held is not None and not self._leaving:
-            self._post_held()
+        if self.mail.is_held and not self._leaving:
+            self.mail.release()
         ready = {fd for fd, _ in self._poll.poll()}
         if self._results.fileno() in ready:
             try:
@@ -335,7 +327,7 @@ class ExecutorAdapter(PoolAdapter):
                 # Of a task that was sent before the guard came.
                 broken, cause = True, self.undecodable(error)
             if type(result) is tuple and result[0] == MAIL:
-                self._handle_mail(*result[1:])
+                self.mail.handle(*result[1:])
                 result = None
             elif getattr(result, "work_id", None) == MAIL:
                 result = None
@@ -354,6 +346,10 @@ class ExecutorAdapter(PoolAdapter):
         """Return whether these arguments of ``terminate_broken`` tell of the death of a worker."""
         return cause is None
 
+    def broken_arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments for the host's ``terminate_broken`` when it is the guard that gives up."""
+        return args
+
     def undecodable(self, error: BaseException) -> Any:
         """Return what the host says of a result that cannot be unpickled."""
         return format_exception(type(error), error, error.__traceback__)
@@ -366,20 +362,9 @@ class ExecutorAdapter(PoolAdapter):
         """Return what the host makes of such a report."""
         return None
 
-    def _handle_mail(self, number: int, kind: int, data: bytes, work_id: Any) -> None:
-        if work_id is not None:
-            self.finish(work_id, (number, kind, data))
-            return
-        try:
-            self._actions.pop(number)()
-        except Exception as error:
-            # Without this thread nobody would ever be answered.
-            log.exception("poolwarden: internal error; the executor is given up")
-            self.guard.on_failure(error)
-
     def finish(self, work_id: Any, outcome: tuple[int, int, bytes]) -> None:
         """Answer a work item, as the host does for a result."""
-        item = self._thread.pending_work_items.pop(work_id, None)
+        item = self.thread.pending_work_items.pop(work_id, None)
         if item is not None:
             if isinstance(item, Work) and item.waits_again:
                 # Or the host would look for it among those that are pending.
@@ -389,10 +374,11 @@ class ExecutorAdapter(PoolAdapter):
 
     def keep(self, work: Work) -> None:
         """Have a work item back among those that are pending. Manager thread."""
-        self._thread.pending_work_items[work.work_id] = work
+        self.thread.pending_work_items[work.work_id] = work
 
-    def _flag_shutting_down(self) -> None:
-        thread, work_ids = self._thread, self._work_ids
+    def flag_shutting_down(self) -> None:
+        """Stand in for ``flag_executor_shutting_down``."""
+        thread, work_ids = self.thread, self._work_ids
         type(thread).flag_executor_shutting_down(thread)
         # With cancel_futures the host empties its queue of ids; tasks that
         # wait to be sent again are running, and cannot be cancelled.
@@ -402,91 +388,9 @@ class ExecutorAdapter(PoolAdapter):
                 if work_id not in waiting and isinstance(item, Work) and item.waits_again:
                     work_ids.queue.append(work_id)
 
-    def _join_internals(self, *args: Any, **kwargs: Any) -> None:
-        """Stand in for ``join_executor_internals``: all is answered, and the workers are told to leave."""
-        self._begin_joining()
-        self.guard.call_later(TERM_BOUND, self._end_idle_workers)
-        self._take_down("join_executor_internals", args, kwargs)
-
-    def _terminate_broken(self, *args: Any, **kwargs: Any) -> None:
-        """Stand in for ``terminate_broken``: answers everybody, and ends in bounded time."""
-        if self.guard.broken is None and self.is_death(*args, **kwargs):
-            # Seen in the host's own wait, which was going on when the guard came.
-            type(self._thread).run(self._thread)
-            return
-        self._begin_joining()
-        guard, thread = self.guard, self._thread
-        guard.stop_watching()
-        if guard.broken is not None:
-            # Before the host does, which has only its own error to give.
-            self._refuse_more()
-            for item in list(thread.pending_work_items.values()):
-                item.future.set_exception(guard.broken_error(None))
-            thread.pending_work_items.clear()
-        plumbing.end_workers(guard.live_workers(), TERM_BOUND)
-        plumbing.free(self.read_lock())
-        self.free_other_locks()
-        if self.gate.try_enter():
-            # 3.10 waits for the feeder thread, which may stand before a full pipe.
-            self._drain()
-            self.gate.leave()
-        self._take_down("terminate_broken", args, kwargs)
-
-    def _begin_joining(self) -> None:
-        # No repair may be going on when the queues are closed.
-        acquired = self.guard.births.acquire(timeout=THREAD_BOUND)
-        self._joining = True
-        if acquired:
-            self.guard.births.release()
-
-    def _take_down(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        try:
-            getattr(type(self._thread), name)(self._thread, *args, **kwargs)
-        finally:
-            processes = self.processes_by_pid
-            self._end()
-            # Once more, now that the watchdog is out of it: the one of two
-            # threads that loses the race to reap takes the worker for alive,
-            # and its pipes would stay open until another process is started.
-            for process in (*processes.values(), *(worker.process for worker in self._gone)):
-                process.join(0)
-            processes.clear()
-            self._gone.clear()
-
-    def _replace_gone(self) -> None:
-        """Take dead workers out of the executor and start others. Manager thread."""
-        gone = [self._gone.popleft() for _ in range(len(self._gone))]
-        for worker in gone:
-            if self.processes_by_pid.get(worker.pid) is worker.process:
-                del self.processes_by_pid[worker.pid]
-            worker.process.join(THREAD_BOUND)
-        if self._joining or self.guard.broken is not None:
-            return
-        thread, executor = self._thread, self._executor()
-        if thread.is_shutting_down() and not thread.pending_work_items:
-            return
-        self.guard.breaker.wait_before_birth()
-        for worker in gone:
-            self._try_to_replace(executor, worker)
-
-    def _try_to_replace(self, executor: Any, gone: Worker) -> None:
-        try:
-            with self.guard.births:
-                # The host may have started some itself meanwhile.
-                wanted = self.wanted_workers(executor) if gone.left else self.max_workers(executor)
-                if len(self.processes_by_pid) < wanted:
-                    self.spawn(executor)
-        except Exception as error:
-            if not self.processes_by_pid:
-                self.guard.break_pool(f"no worker can be started: {error!r}")
-                return
-            log.warning("poolwarden: a worker of %s could not be started: %r", self.guard.name, error)
-            self._gone.append(gone)
-            self.guard.call_later(BIRTH_RETRY, self.nudge)
-
     def wanted_workers(self, executor: Any) -> int:
         """Return how many workers there should be after one has left by itself. Manager thread."""
-        return min(self.max_workers(executor), len(self._thread.pending_work_items))
+        return min(self.max_workers(executor), len(self.thread.pending_work_items))
 
     def max_workers(self, executor: Any) -> int:
         """Return how many workers the executor, which may be gone, is to have."""
@@ -512,27 +416,7 @@ class ExecutorAdapter(PoolAdapter):
         return self.with_remote_traceback(error, text or why)
 
     def deliver(self, ticket: Ticket, kind: int, data: bytes) -> None:
-        self._post(pickle.dumps((MAIL, ticket.number, kind, data, ticket.key)))
-
-    def call_in_manager(self, action: Callable[[], None]) -> None:
-        """Have the manager thread call `action`, behind what is on its way to it. Any thread."""
-        number = next(self._action_numbers)
-        self._actions[number] = action
-        self._post(pickle.dumps((MAIL, number, 0, b"", None)))
-
-    def _post(self, message: bytes) -> None:
-        with self._posting:
-            if self._held is not None:
-                # The thread may be in the host's own wait, which knows nothing of our messages.
-                self._held.append(message)
-                return
-        self._mailbox.post(message)
-
-    def _post_held(self) -> None:
-        with self._posting:
-            for message in self._held or ():
-                self._mailbox.post(message)
-            self._held = None
+        self.mail.outcome(ticket.number, kind, data, ticket.key)
 
     def resend(self, tickets: Iterable[Ticket]) -> None:
         tickets = sorted(tickets, key=lambda ticket: ticket.number)
@@ -540,7 +424,7 @@ class ExecutorAdapter(PoolAdapter):
             for ticket in tickets:
                 ticket.sent = False
             self._work_ids.queue.extendleft(ticket.key for ticket in reversed(tickets))
-        self.call_in_manager(lambda: None)
+        self.mail.call(lambda: None)
 
     def put_first(self, work_ids: list[Any]) -> None:
         """Have work items sent before those that wait. Manager thread."""
@@ -549,104 +433,28 @@ class ExecutorAdapter(PoolAdapter):
 
     def buried(self, worker: Worker, seen: Snapshot) -> None:
         worker.left = seen.phase == LEFT
-        self._gone.append(worker)
+        self.replacements.note(worker)
 
     def may_worker_leave(self, code: int | None) -> bool:
-        if self._joining or self._thread.is_shutting_down():
+        if self.end.joining or self.thread.is_shutting_down():
             return True
-        return code == 0 and getattr(self._thread, "max_tasks_per_child", None) is not None
+        return code == 0 and getattr(self.thread, "max_tasks_per_child", None) is not None
 
     def nudge(self) -> None:
-        if self._gone and self._thread is not None:
-            self.call_in_manager(self._replace_gone)
+        if self.replacements.are_due and self.thread is not None:
+            self.mail.call(self.replacements.make)
 
     def on_broken(self) -> None:
-        self._refuse_more()
-        self.call_in_manager(lambda: None)
-
-    def _refuse_more(self) -> None:
-        executor = self._executor()
-        if executor is not None:
-            executor.submit = Refuser(self.guard)
+        self.end.refuse_more()
+        self.mail.call(lambda: None)
 
     def repair(self, guard: Guard) -> None:
-        acquired = guard.births.acquire(timeout=THREAD_BOUND)
+        acquired = guard.births.acquire(timeout=_BIRTH_BOUND)
         try:
             # While the executor is taken down nothing is pending any more, and
             # its queues may be closed already.
-            if not self._joining:
-                repair(guard, self)
+            if not self.end.joining:
+                repair(guard, self.queue)
         finally:
             if acquired:
                 guard.births.release()
-
-    # core.repair.HostQueue.
-
-    def reader(self) -> int:
-        return int(self.call_queue._reader.fileno())
-
-    def read_lock(self) -> Any:
-        return self.call_queue._rlock
-
-    def free_other_locks(self) -> None:
-        plumbing.free(getattr(self._result_queue, "_wlock", None))
-
-    def is_quiet(self) -> bool:
-        """Return whether every call that was put has been taken by a worker."""
-        queue = self.call_queue
-        return not self.gate.busy and not queue._buffer and queue._sem._semlock._get_value() == queue._maxsize
-
-    def may_keep(self, worker: Worker) -> bool:
-        return self._older.may_be_run_by(worker)
-
-    def is_somebody_sending(self) -> bool:
-        """Return whether the lock for sending results is taken, by the living or the dead."""
-        lock = getattr(self._result_queue, "_wlock", None)
-        return lock is not None and lock._semlock._is_zero()
-
-    def call_behind(self, action: Callable[[], None]) -> None:
-        def both() -> None:
-            action()
-            self._older.after_repair()
-
-        self.call_in_manager(both)
-
-    def empty(self) -> set[int]:
-        plumbing.wait_until(lambda: not self.gate.busy, THREAD_BOUND)
-        return self._drain()
-
-    def _drain(self) -> set[int]:
-        """Empty the call queue, and make room for as many calls as before; return the tickets in it."""
-        queue = self.call_queue
-        fd, left = queue._reader.fileno(), bytearray()
-        if queue._thread is not None and queue._thread.is_alive():
-            # The feeder thread may hold a call that it has not written yet.
-            # It writes in order, so all is there once this one has come.
-            mark = Mark()
-            with queue._notempty:
-                queue._buffer.append(mark)
-                queue._notempty.notify()
-
-            def arrived() -> bool:
-                left.extend(plumbing.read_available(fd))
-                return mark.text in left
-
-            plumbing.wait_until(arrived, THREAD_BOUND)
-        left.extend(plumbing.read_available(fd))
-        with contextlib.suppress(ValueError):
-            while queue._sem._semlock._get_value() < queue._maxsize:
-                queue._sem.release()
-        return self._older.note_unread(bytes(left))
-
-    def _end_idle_workers(self) -> None:
-        """End workers that were told to leave and do not. Watchdog's thread.
-
-        What told them may have been lost with a dead one, or in a repair. Those
-        that still start, or that run exit handlers, are left alone.
-        """
-        for worker in self.guard.live_workers():
-            phase = worker.snapshot().phase
-            if phase in (READY, DONE) or worker.is_unknown():
-                worker.killed = worker.killed or Kill("repair")
-                worker.send(signal.SIGKILL)
-        self.guard.call_later(TERM_BOUND, self._end_idle_workers)

@@ -50,7 +50,7 @@ class OlderTasks:
 
     def call_roll(self) -> None:
         """Let workers that are older than the guard join it before their first guarded task."""
-        adapter, queue = self._adapter, self._adapter.call_queue
+        adapter, queue = self._adapter, self._adapter.queue.calls
         for _ in range(sum(worker.is_unknown() for worker in adapter.guard.live_workers())):
             if not queue.full():
                 queue.put(adapter.module._CallItem(MAIL, roll_call, (adapter.guard.folder,), {}))
@@ -65,7 +65,7 @@ class OlderTasks:
         """
         if not (worker.is_unknown() and self._unanswered()):
             return False
-        return worker.system_call()[0] == "" and not self._adapter.is_somebody_sending()
+        return worker.system_call()[0] == "" and not self._adapter.queue.is_somebody_sending()
 
     def note_unread(self, data: bytes) -> set[int]:
         """Note the calls in what was read from the call queue's pipe: no worker has them.
@@ -96,7 +96,7 @@ class OlderTasks:
     def on_deadline(self) -> None:
         """Look again. Watchdog's thread."""
         if not self._adapter.guard.closed:
-            self._adapter.call_in_manager(self.after_repair)
+            self._adapter.mail.call(self.after_repair)
 
     def on_exits(self, tokens: list[Any]) -> None:
         """Watch nothing."""

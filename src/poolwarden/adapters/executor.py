@@ -34,7 +34,7 @@ class FuturesExecutor(ExecutorAdapter):
         super().__init__(policy, executor)
         self._context = executor._mp_context
         arguments = [
-            self.call_queue,
+            self.queue.calls,
             self._result_queue,
             birth,
             self.birth_arguments(),
@@ -61,10 +61,10 @@ class FuturesExecutor(ExecutorAdapter):
         # The manager thread would replace a worker that leaves after its last
         # task: older patch levels do not, trusting a stale token (gh-115634),
         # or fail after shutdown(wait=False) (gh-132969). The guard does it.
-        return super().may_host_start(owner) and threading.current_thread() is not self._thread
+        return super().may_host_start(owner) and threading.current_thread() is not self.thread
 
     def wanted_workers(self, executor: Any) -> int:
-        if self._thread.is_shutting_down():
+        if self.thread.is_shutting_down():
             return super().wanted_workers(executor)
         return self.max_workers(executor)
 

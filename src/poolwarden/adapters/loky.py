@@ -35,13 +35,7 @@ RELEASE_BOUND: Final = 1.0
 
 
 class LokyExecutor(ExecutorAdapter):
-    """Guards one executor of loky; see `for_loky` and `for_joblib` for the classes that are used.
-
-    Attributes
-    ----------
-    emptied : int
-        How often a repair has emptied the call queue.
-    """
+    """Guards one executor of loky; see `for_loky` and `for_joblib` for the classes that are used."""
 
     birth_methods: ClassVar[tuple[str, ...]] = ("_adjust_process_count", "_ensure_executor_running")
     attributes: ClassVar[tuple[str, ...]] = (
@@ -58,7 +52,6 @@ class LokyExecutor(ExecutorAdapter):
         self._process_class = executor._context.Process
         self._executor_class = type(executor)
         self._killing = False
-        self.emptied = 0
 
     def attach(self, executor: Any) -> None:
         with executor._shutdown_lock:
@@ -125,7 +118,7 @@ class LokyExecutor(ExecutorAdapter):
     def keep(self, work: Work) -> None:
         super().keep(work)
         # The manager thread takes it out of this list right after.
-        self._thread.running_work_items.append(work.work_id)
+        self.thread.running_work_items.append(work.work_id)
 
     def resend(self, tickets: Any) -> None:
         tickets = list(tickets)
@@ -135,43 +128,35 @@ class LokyExecutor(ExecutorAdapter):
 
     def _not_running(self, work_id: Any) -> None:
         with contextlib.suppress(ValueError):
-            self._thread.running_work_items.remove(work_id)
+            self.thread.running_work_items.remove(work_id)
 
-    def _flag_shutting_down(self) -> None:
-        if self._thread.executor_flags.kill_workers and not self._killing:
+    def flag_shutting_down(self) -> None:
+        if self.thread.executor_flags.kill_workers and not self._killing:
             self._killing = True
             self.guard.stop_watching()
             # What is pending is answered with this.
             self.guard.broken = self.guard.broken or "it was shut down with kill_workers=True"
-        super()._flag_shutting_down()
+        super().flag_shutting_down()
 
-    def _terminate_broken(self, *args: Any, **kwargs: Any) -> None:
-        if self.guard.broken is not None:
-            # The executor refuses tasks with this from now on.
-            args = (self.guard.broken_error(None),)
-        super()._terminate_broken(*args, **kwargs)
+    def broken_arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        # The executor refuses tasks with this from now on.
+        return (self.guard.broken_error(None),)
 
     def may_worker_leave(self, code: int | None) -> bool:
         # For idleness, for its memory, or because the executor was resized.
         return code == 0 or super().may_worker_leave(code)
 
-    def empty(self) -> set[int]:
-        unread = super().empty()
-        # What tells workers to leave was in the queue as well.
-        self.emptied += 1
-        return unread
-
     def dismiss(self, count: int) -> int:
         """Tell `count` workers to leave, or as many as there is room for now; return how many."""
         told = 0
-        self.gate.enter()
+        self.queue.gate.enter()
         try:
             with contextlib.suppress(queue.Full):
                 while told < count:
-                    self.call_queue.put_nowait(None)
+                    self.queue.calls.put_nowait(None)
                     told += 1
         finally:
-            self.gate.leave()
+            self.queue.gate.leave()
         return told
 
     def let_go(self) -> None:
@@ -254,8 +239,8 @@ class _Resize(Method):
         adapter: Any = self.adapter
         emptied, left_to_tell = -1, 0
         while len(processes) > size and thread.is_alive():
-            if emptied != adapter.emptied:
-                emptied, left_to_tell = adapter.emptied, len(processes) - size
+            if emptied != adapter.queue.emptied:
+                emptied, left_to_tell = adapter.queue.emptied, len(processes) - size
             left_to_tell -= adapter.dismiss(left_to_tell)
             time.sleep(0.001)
 

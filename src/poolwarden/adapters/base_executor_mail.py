@@ -1,0 +1,89 @@
+"""What the guard tells an executor's manager thread, through the result queue.
+
+That one thread answers everything is what keeps a result from being delivered
+twice, so outcomes and actions of the guard take the same way as results. Any
+thread may post; the manager thread opens what arrives.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import pickle
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..core.mailbox import Mailbox
+from .base_executor_hooks import MAIL
+
+if TYPE_CHECKING:
+    from .base_executor import ExecutorAdapter
+
+log = logging.getLogger("poolwarden")
+
+
+class ManagerMail:
+    """The guard's messages to one manager thread.
+
+    Held back until `release`: the thread may be in the host's own wait, which
+    knows nothing of them.
+    """
+
+    def __init__(self, adapter: ExecutorAdapter, connection: Any) -> None:
+        self._adapter = adapter
+        self._mailbox = Mailbox(connection)
+        self._posting = threading.Lock()
+        self._held: list[bytes] | None = []
+        self._actions: dict[int, Callable[[], None]] = {}
+        self._numbers = itertools.count(1)
+
+    def outcome(self, number: int, kind: int, data: bytes, work_id: Any) -> None:
+        """Post the outcome of a ticket. Never blocks."""
+        self._post(pickle.dumps((MAIL, number, kind, data, work_id)))
+
+    def call(self, action: Callable[[], None]) -> None:
+        """Have the manager thread call `action`, behind what is on its way to it."""
+        number = next(self._numbers)
+        self._actions[number] = action
+        self._post(pickle.dumps((MAIL, number, 0, b"", None)))
+
+    def _post(self, message: bytes) -> None:
+        with self._posting:
+            if self._held is not None:
+                self._held.append(message)
+                return
+        self._mailbox.post(message)
+
+    def release(self) -> None:
+        """Post what was held back, and hold nothing back any more."""
+        with self._posting:
+            for message in self._held or ():
+                self._mailbox.post(message)
+            self._held = None
+
+    def hold(self) -> None:
+        """Hold messages back from now on; those that were posted arrive."""
+        with self._posting:
+            self._held = []
+
+    @property
+    def is_held(self) -> bool:
+        """Whether messages are held back."""
+        return self._held is not None
+
+    def handle(self, number: int, kind: int, data: bytes, work_id: Any) -> None:
+        """Do what a message asks for. Manager thread."""
+        if work_id is not None:
+            self._adapter.finish(work_id, (number, kind, data))
+            return
+        try:
+            self._actions.pop(number)()
+        except Exception as error:
+            # Without this thread nobody would ever be answered.
+            log.exception("poolwarden: internal error; the executor is given up")
+            self._adapter.guard.on_failure(error)
+
+    def close(self) -> None:
+        """Drop what is waiting."""
+        self._mailbox.close()
