@@ -35,9 +35,11 @@ Each case is real: an interpreter of its own with a pool of {WORKERS} workers. F
 without the guard, stopped {BARE:.0f} s after the fault; then guarded, one by one."""
 
 PROMISE: Final = f"""\
-guarded cases did what was promised: the outcome shown, the right results
-of {OTHERS} tasks sent right behind the fault and of {OTHERS} later ones, then the pool closed
-and no process was left. The task that never ends had a timeout of {CASES["endless"].options["timeout"]} s."""
+guarded cases did what was promised: the outcome shown, the right
+results of {OTHERS} tasks sent right behind the fault and of {OTHERS} later ones, then the pool
+closed and no process was left. The task that never ends had a timeout of {CASES["endless"].options["timeout"]} s.
+Without the guard, "broken" is a pool that does nothing more; "others" are tasks
+sent right behind the fault that were lost with it."""
 
 
 @dataclass
@@ -83,6 +85,9 @@ class Seen:
         """Return how the call of the faulty task ended, for the table."""
         if not self.started:
             return "did not start"
+        if self.outcome is not None and not self.works:
+            lost = OTHERS - self.others
+            return f"broken, {lost} others lost" if lost else "broken"
         if self.outcome is not None:
             return f"{self.outcome}, {self.seconds * 1000:.0f} ms"
         if self.stopped_after is not None:
@@ -118,9 +123,13 @@ def run(stream: TextIO) -> int:
 async def _show(terminal: Terminal) -> int:
     terminal.write(INTRODUCTION)
     failed: list[tuple[str, Case, Seen]] = []
-    example = ""
+    example, shown = "", 0
     for name, host in HOSTS.items():
         terminal.write()
+        if not host.is_installed():
+            terminal.write(f"{terminal.style(name, 'bold')}: not installed, not shown")
+            continue
+        shown += 1
         terminal.write(f"{terminal.style(name, 'bold')}, start method {host.start_method()}")
         _row(terminal, ("", "without poolwarden", "with guard(pool)", "after"), ("dim",) * 4)
         bare = await asyncio.gather(*(observe(key, name, "bare", BARE) for key in CASES))
@@ -133,7 +142,7 @@ async def _show(terminal: Terminal) -> int:
             if not kept:
                 failed.append((name, case, guarded))
             example = example or guarded.text
-    _conclude(terminal, len(CASES) * len(HOSTS), failed, example)
+    _conclude(terminal, len(CASES) * shown, failed, example)
     return 1 if failed else 0
 
 

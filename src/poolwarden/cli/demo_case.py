@@ -8,6 +8,7 @@ and stops. Tells its progress on stdout, one JSON object a line.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -66,6 +67,9 @@ class Host(Protocol):
     A further host is one class like `StandardPool` and one line in `HOSTS`.
     """
 
+    def is_installed(self) -> bool:
+        """Return whether it can be shown here."""
+
     def start_method(self) -> str:
         """Return the start method that `open` uses."""
 
@@ -81,6 +85,9 @@ class Host(Protocol):
 
 class StandardPool:
     """`multiprocessing.Pool`."""
+
+    def is_installed(self) -> bool:
+        return True
 
     def start_method(self) -> str:
         methods = multiprocessing.get_all_start_methods()
@@ -98,7 +105,49 @@ class StandardPool:
         pool.join()
 
 
-HOSTS: Final[dict[str, Host]] = {"multiprocessing.Pool": StandardPool()}
+class StandardExecutor(StandardPool):
+    """`concurrent.futures.ProcessPoolExecutor`."""
+
+    def open(self) -> Any:
+        from concurrent.futures import ProcessPoolExecutor
+
+        return ProcessPoolExecutor(WORKERS, multiprocessing.get_context(self.start_method()))
+
+    def submit(self, pool: Any, task: Callable[[int], Any], argument: int) -> Callable[[], Any]:
+        from concurrent.futures import Future
+        from concurrent.futures.process import BrokenProcessPool
+
+        future: Future[Any] = Future()
+        try:
+            future = pool.submit(task, argument)
+        except BrokenProcessPool as error:
+            future.set_exception(error)
+        return future.result
+
+    def close(self, pool: Any) -> None:
+        pool.shutdown()
+
+
+class Loky(StandardExecutor):
+    """`loky.ProcessPoolExecutor`."""
+
+    def is_installed(self) -> bool:
+        return importlib.util.find_spec("loky") is not None
+
+    def start_method(self) -> str:
+        return "loky"
+
+    def open(self) -> Any:
+        from loky import ProcessPoolExecutor
+
+        return ProcessPoolExecutor(WORKERS)
+
+
+HOSTS: Final[dict[str, Host]] = {
+    "multiprocessing.Pool": StandardPool(),
+    "concurrent.futures.ProcessPoolExecutor": StandardExecutor(),
+    "loky.ProcessPoolExecutor": Loky(),
+}
 
 
 def square(number: int) -> int:
@@ -130,7 +179,7 @@ def kill_idle_workers() -> None:
     # and only then is the lock held.
     time.sleep(0.2)
     for worker in multiprocessing.active_children():
-        worker.kill()
+        os.kill(worker.pid or 0, signal.SIGKILL)  # loky's have no kill()
 
 
 CASES: Final = {
