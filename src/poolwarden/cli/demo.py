@@ -36,8 +36,8 @@ without the guard, stopped {BARE:.0f} s after the fault; then guarded, one by on
 
 PROMISE: Final = f"""\
 guarded cases did what was promised: the outcome shown, the right
-results of {OTHERS} tasks sent right behind the fault and of {OTHERS} later ones, then the pool
-closed and no process was left. The task that never ends had a timeout of {CASES["endless"].options["timeout"]} s.
+results of {OTHERS} tasks sent right behind the fault and of {OTHERS} later ones, then the
+pool closed and no process was left. The timeout was {CASES["endless"].options["timeout"]} s.
 Without the guard, "broken" is a pool that does nothing more; "others" are tasks
 sent right behind the fault that were lost with it."""
 
