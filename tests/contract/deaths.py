@@ -13,7 +13,7 @@ import pytest
 
 from poolwarden import WorkerLostError, limits
 from poolwarden.testing import abort, die, fail, first, kill_self, once, only_for, segfault
-from tests.contract.base import ContractBase, Notes, Pools
+from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.binding import PoolBinding, Way
 from tests.contract.tasks import Both, HeldUntil, Noted, raise_value_error, square
 from tests.contract.waiting import eventually
@@ -247,6 +247,17 @@ class ManyDie(ContractBase):
             seen.add(caught.value.exit.pid)
         assert seen == set(pids)
         assert [host.result(handle) for handle in queued] == [n * n for n in range(20)]
+
+    def test_one_killing_task_among_a_thousand_costs_itself_alone(
+        self, host: PoolBinding, make_pool: Pools
+    ) -> None:
+        pool = make_pool(4)
+        handles = [host.submit(pool, only_for(500, kill_self(), square), n) for n in range(1000)]
+
+        with pytest.raises(WorkerLostError):
+            host.result(handles.pop(500))
+        assert [host.result(handle) for handle in handles] == [n * n for n in range(1000) if n != 500]
+        serves(host, pool)
 
     def test_workers_are_replaced_one_for_one(
         self, host: PoolBinding, make_pool: Pools, notes: Notes
