@@ -52,10 +52,6 @@ from tests.contract.tasks import HeldUntil, Noted, pid_of_worker, square
 from tests.contract.waiting import DEADLINE, ENDING, all_gone, within
 
 HAS_FORCE = hasattr(ProcessPoolExecutor, "kill_workers")
-RECYCLES = "max_tasks_per_child" in inspect.signature(ProcessPoolExecutor).parameters
-BUFFERS = "buffersize" in inspect.signature(ProcessPoolExecutor.map).parameters
-
-needs_recycling = pytest.mark.skipif(not RECYCLES, reason="max_tasks_per_child came with 3.11")
 
 
 class TestExecutor(PoolContract):

@@ -85,6 +85,7 @@ class ExecutorEnd:
         try:
             getattr(type(thread), name)(thread, *args, **kwargs)
         finally:
+            self._wait_for_leavers()
             adapter.finish_guarding()
             # Once more, now that the watchdog is out of it: the one of two
             # threads that loses the race to reap takes the worker for alive,
@@ -93,6 +94,15 @@ class ExecutorEnd:
                 process.join(0)
             processes.clear()
             adapter.replacements.reap()
+
+    def _wait_for_leavers(self) -> None:
+        """See workers out that have left by themselves: the executor has forgotten them already."""
+        known = self._adapter.processes_by_pid
+        for worker in self._adapter.guard.live_workers():
+            if known.get(worker.pid) is not worker.process:
+                if not worker.has_ended(TERM_BOUND):
+                    worker.send(signal.SIGKILL)
+                worker.process.join(TERM_BOUND)
 
     def _end_idle_workers(self) -> None:
         """End workers that were told to leave and do not.
