@@ -155,10 +155,13 @@ def _run_chunk(member: Member, flags: int, call: Any) -> list[Any]:
     """
     func, items = call
     cells = member.record.cells
+    if not flags & TIMED:
+        numbered = zip(_indices(len(items)), items)  # noqa: B905 - the indices may be more
+        if flags & STAR:
+            return [func(*values) for cells[ITEM], values in numbered]
+        return [func(value) for cells[ITEM], value in numbered]
     if flags & STAR:
         func = _Starred(func)
-    if not flags & TIMED:
-        return [func(value) for cells[ITEM], value in zip(_indices(len(items)), items)]  # noqa: B905
     results = []
     for item, value in enumerate(items):
         # Start before item: a reader between the two sees the old item as if
