@@ -2,7 +2,8 @@
 
 Covers the events, bounded, and the end of the process. Lanes and bars are in
 `track`. `start` runs in the thread that starts the program; events come from
-any thread. Costs nothing before `start`.
+any thread. Costs nothing before `start`, and `start` imports nothing that a
+program without pools would not import.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
-
-from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ..records import Event
@@ -37,6 +36,8 @@ STACK_MAX: Final = 10_000
 STACKS_MAX: Final = 4_000_000
 #: Pools that get lanes.
 POOLS_MAX: Final = 200
+#: Of `multiprocessing.util`: behind the ends of pools (15 and less), and of their folders (-100).
+_LAST: Final = -1000
 
 
 class Recorder:
@@ -62,6 +63,7 @@ class Recorder:
         self.left_out: Counter[str] = Counter()
         self._room = {False: LOSSES_MAX, True: OTHERS_MAX}
         self._stack_room = STACKS_MAX
+        self._finished = False
         self._lock = threading.Lock()
 
     def event(self, event: Event) -> None:
@@ -83,11 +85,15 @@ class Recorder:
 
     def track(self, name: str, host: str, look: Look) -> Track:
         """Return the lanes of a new pool."""
+        from multiprocessing import util
+
         from .sampling import watch
         from .track import Track
 
         track = Track(name, host, self.event)
         with self._lock:
+            if not self.tracks:
+                util.Finalize(None, self.finish, exitpriority=_LAST)
             if len(self.tracks) < POOLS_MAX:
                 self.tracks.append(track)
                 watch(track, look)
@@ -95,20 +101,26 @@ class Recorder:
                 self.left_out["pools"] += 1
         return track
 
+    def finish(self) -> None:
+        """Write the report behind the ends of all pools."""
+        self.write()
+        self._finished = True
+
     def write(self) -> None:
-        """Write the report, if there is to be one. Raises nothing."""
-        if not self.counts and not self.always:
+        """Write the report, if there is to be one and it is not finished. Raises nothing."""
+        if self._finished or not (self.counts or self.always):
             return
         try:
             _replace(self.path, self._text())
         except Exception as error:
+            self._finished = True
             print(f"poolwarden: no report could be written to {self.path}: {error}", file=sys.stderr)
 
     def _text(self) -> str:
         from . import document
 
         found = document.describe(self)
-        if self.path.endswith(".json"):
+        if self.path.lower().endswith(".json"):
             import json
 
             return json.dumps(found, indent=1) + "\n"
@@ -141,6 +153,8 @@ def start(path: str, *, always: bool = False) -> None:
     """
     global _recorder
     if not path.lower().endswith(SUFFIXES):
+        from ..errors import ConfigurationError
+
         raise ConfigurationError(
             f"a report's name must end in {' or '.join(SUFFIXES)}, not {os.path.basename(path)!r}"
         )
@@ -189,6 +203,9 @@ def _is_worker() -> bool:
 
 
 def _at_exit() -> None:
+    # This comes before the ends of pools if `multiprocessing` was imported
+    # before `start`, and behind them if not. Should they be interrupted, it is
+    # all there is.
     if _recorder is not None and not _is_worker():
         _recorder.write()
 

@@ -191,10 +191,12 @@ class Track:
     def _make_room(self) -> None:
         """Join neighbours until half of the room is free, or all that can be are joined."""
         longest = time.monotonic() - self.opened
-        while self._count > BARS_MAX // 2 and self._join < 2 * longest:
+        while True:
             for pid, bars in self.bars.items():
                 self.bars[pid] = _joined(bars, self._join)
             self._count = sum(map(len, self.bars.values()))
+            if self._count <= BARS_MAX // 2 or self._join > longest:
+                return
             self._join *= 2
 
 
