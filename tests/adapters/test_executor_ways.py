@@ -73,9 +73,7 @@ class TestShutdown(ExecutorTests):
         assert done == list(range(2, 2 + len(done)))
         assert len(done) <= 3
 
-    def test_a_worker_dies_while_it_is_shut_down(
-        self, pool: Any, notes: Notes, tmp_path: Any
-    ) -> None:
+    def test_a_worker_dies_while_it_is_shut_down(self, pool: Any, notes: Notes, tmp_path: Any) -> None:
         held = [pool.submit(Noted(notes.path, HeldUntil(tmp_path / "go")), n) for n in range(2)]
         queued = [pool.submit(square, n) for n in range(10)]
         pids = notes.pids(2)
@@ -92,9 +90,7 @@ class TestShutdown(ExecutorTests):
 
     @pytest.mark.skipif(not FORCES, reason="came with 3.14")
     @pytest.mark.parametrize("name", FORCES)
-    def test_ending_it_by_force_breaks_what_is_pending(
-        self, pool: Any, notes: Notes, name: str
-    ) -> None:
+    def test_ending_it_by_force_breaks_what_is_pending(self, pool: Any, notes: Notes, name: str) -> None:
         running = [pool.submit(Noted(notes.path, deaf(hang())), n) for n in range(2)]
         queued = [pool.submit(square, n) for n in range(10)]
         pids = notes.pids(2)

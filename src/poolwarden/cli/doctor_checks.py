@@ -204,10 +204,10 @@ def _why_not() -> str:
     if sys.flags.no_site:
         return "Python runs with -S, so there are no start-up files"
     if not _find_startup_files():
-        return (
-            "no start-up file was found in a site directory: poolwarden is found through sys.path alone; "
-            "install it with pip, or use poolwarden run"
-        )
+        here = str(Path(poolwarden.__file__).parents[1])
+        if here in _site_folders():
+            return f"there is no start-up file in {here}: install poolwarden again"
+        return f"poolwarden is in {here}, where no start-up file is read: install it, or use poolwarden run"
     return "the start-up files were not run: see whether their directory is one that Python's site reads"
 
 
@@ -216,8 +216,11 @@ def _startup_files() -> list[str] | str:
 
 
 def _find_startup_files() -> list[Path]:
-    folders = dict.fromkeys([*site.getsitepackages(), site.getusersitepackages(), *sys.path])
-    return [file for folder in folders for file in sorted(Path(folder).glob("poolwarden_startup.*"))]
+    return [file for folder in _site_folders() for file in sorted(Path(folder).glob("poolwarden_startup.*"))]
+
+
+def _site_folders() -> list[str]:
+    return list(dict.fromkeys([*site.getsitepackages(), site.getusersitepackages()]))
 
 
 def _variables() -> dict[str, Callable[[], str]]:
