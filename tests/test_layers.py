@@ -39,6 +39,9 @@ HOSTS = {"multiprocessing.pool", "concurrent.futures.process", "loky", "joblib",
 #: What several adapters share, beside `base`.
 SHARED = ("base",)
 
+#: A host that puts its tasks into the pools of others.
+ABOVE = {"joblib": ("loky", "pool")}
+
 #: Modules that cost a worker's start-up milliseconds.
 COSTLY = {"dataclasses", "inspect", "wrapt", "concurrent.futures", "typing", "logging", "asyncio"}
 
@@ -109,7 +112,8 @@ def test_adapters_do_not_import_each_other(path: Path) -> None:
     for line, name in imports(path):
         if name.startswith("poolwarden.adapters."):
             other = name.split(".")[2]
-            allowed = other in SHARED or other.partition("_")[0] in (host, "base")
+            mine = (host, "base", *ABOVE.get(host, ()))
+            allowed = other in SHARED or other.partition("_")[0] in mine
             assert allowed, f"line {line} imports {name}"
 
 

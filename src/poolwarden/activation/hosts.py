@@ -27,12 +27,15 @@ class Host:
         What users call it, for error messages.
     distribution : str
         What is installed with it; empty for the standard library.
+    has_pools : bool
+        Whether there is something to give to `guard`, or only to `install`.
     """
 
     imported: str
     adapter: str
     kind: str
     distribution: str = ""
+    has_pools: bool = True
 
     def load(self) -> Any:
         """Return the adapter's class."""
@@ -55,6 +58,7 @@ HOSTS: Final = (
         "joblib.externals.loky.ProcessPoolExecutor",
         "joblib",
     ),
+    Host("joblib.parallel", "joblib:JoblibBackends", "joblib.Parallel", "joblib", has_pools=False),
     Host("multiprocessing.process", "process:MultiprocessingProcess", "multiprocessing.Process"),
 )
 
@@ -68,9 +72,9 @@ def adapter_for(obj: object) -> Any:
         Nothing here guards such an object; names what could be guarded.
     """
     for host in HOSTS:
-        if host.imported in sys.modules and (adapter := host.load()).guards(obj):
+        if host.has_pools and host.imported in sys.modules and (adapter := host.load()).guards(obj):
             return adapter
-    kinds = ", ".join(host.kind for host in HOSTS)
+    kinds = ", ".join(host.kind for host in HOSTS if host.has_pools)
     raise TypeError(
         f"guard() takes a pool of processes ({kinds}, or a subclass), not "
         f"{type(obj).__module__}.{type(obj).__qualname__}"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core.tickets import VERDICT, Ticket, name_of
 from ..worker import envelope
+from .base_batch import Batch
 
 if TYPE_CHECKING:
     from .base_executor import ExecutorAdapter
@@ -93,26 +94,31 @@ class Work:
 
     def _stub(self) -> Ticket:
         """Return a ticket that was never issued, for what an error says of the task."""
-        ticket = Ticket(0, self.work_id, name_of(self._func), self._adapter.guard.policy, None, 0)
+        func = self._func.first_function if type(self._func) is Batch else self._func
+        ticket = Ticket(0, self.work_id, name_of(func), self._adapter.guard.policy, None, 0)
         ticket.site = self._site
         return ticket
 
     def _issue(self) -> Ticket:
         guard = self._adapter.guard
         func, args, kwds = self._func, self._args, self._kwds
+        policy = guard.policy
         call: Any = (func, args, kwds)
         flags, base = 0, None
-        if type(func) is partial and func.func is self._adapter.process_chunk and len(args) == 1:
+        if type(func) is Batch:
+            call, flags, base, policy, self._site = func.call, func.flags, func.base, func.policy, func.site
+            func = func.function
+        elif type(func) is partial and func.func is self._adapter.process_chunk and len(args) == 1:
             # One chunk of ``map``; all chunks of a call share the partial.
             func, items = func.args[0], args[0]
             base = self._func.__dict__.setdefault("_poolwarden_items", 0)
             self._func.__dict__["_poolwarden_items"] += len(items)
             call, flags = (func, items), envelope.CHUNK | envelope.STAR
         try:
-            ticket = guard.tickets.issue(self.work_id, func, call, guard.policy, flags=flags, base=base)
+            ticket = guard.tickets.issue(self.work_id, func, call, policy, flags=flags, base=base)
         except BaseException as error:
             # An exit in the user's __reduce__ must not end the manager thread.
-            ticket = guard.tickets.issue(self.work_id, func, (None, (), {}), guard.policy, base=base)
+            ticket = guard.tickets.issue(self.work_id, func, (None, (), {}), policy, base=base)
             ticket.verdict = error
         ticket.site = self._site
         if ticket.verdict is not None:

@@ -62,17 +62,20 @@ class MultiprocessingPool(PoolAdapter):
     workers : list
         The pool's own list of processes; identifies the pool in
         ``_repopulate_pool_static``, which is not given the pool.
+    pool : multiprocessing.pool.Pool
+        The pool; while it is made, it has no more than what a subclass gives
+        it before it calls ``Pool.__init__``.
     """
 
     name: ClassVar[str] = "Pool"
     module: ClassVar[Any] = host
     patches: ClassVar[PoolPatches]
 
-    def __init__(self, policy: Policy, workers: list[Any]) -> None:
+    def __init__(self, policy: Policy, workers: list[Any], pool: Any) -> None:
         super().__init__()
         self.gate = Gate()
         self.ending = False
-        self._pool: weakref.ref[Any] = lambda: None  # type: ignore[assignment]
+        self._pool: weakref.ref[Any] = weakref.ref(pool)
         self.guard = Guard(self, policy, f"{self.name}-{next(_numbers)}")
         self.births = Births(self, workers)
 
@@ -99,6 +102,11 @@ class MultiprocessingPool(PoolAdapter):
         return isinstance(pool, cls.module.Pool) and not isinstance(pool, cls.module.ThreadPool)
 
     @classmethod
+    def class_for(cls, pool: object) -> type[MultiprocessingPool]:
+        """Return this class, or the one of a subclass of the host's pool, if it has its own."""
+        return next((special for special in cls.__subclasses__() if special.guards(pool)), cls)
+
+    @classmethod
     def guard_object(cls, pool: Any, policy: Policy) -> None:
         """Guard `pool`, or change the policy of one that is guarded."""
         adapter = getattr(pool, "_poolwarden", None)
@@ -112,7 +120,7 @@ class MultiprocessingPool(PoolAdapter):
         check_attributes(pool, _ATTRIBUTES, cls.name)
         if pool._state not in (cls.module.RUN, cls.module.CLOSE):
             raise ConfigurationError("the pool has been terminated already; there is nothing left to guard")
-        cls(policy, pool._pool).attach(pool)
+        cls.class_for(pool)(policy, pool._pool, pool).attach(pool)
 
     @classmethod
     def unguard_object(cls, pool: Any) -> None:
@@ -134,7 +142,6 @@ class MultiprocessingPool(PoolAdapter):
 
     def attach(self, pool: Any) -> None:
         """Hook `pool` up; its private names have been checked."""
-        self._pool = weakref.ref(pool)
         self.cache: dict[Any, Any] = pool._cache
         self._inqueue, self._outqueue = pool._inqueue, pool._outqueue
         self._notifier = pool._change_notifier

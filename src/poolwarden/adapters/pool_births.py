@@ -174,7 +174,7 @@ class PoolPatches:
             # The first list that this thread populates is the new pool's.
             self._making.make = None
             try:
-                made.append(self._adapter_class(policy, workers))
+                made.append(self._adapter_class.class_for(pool)(policy, workers, pool))
             except Exception as error:
                 log.warning("poolwarden: this pool is not guarded: %s", error)
                 return None

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.tickets import Ticket, caller_site
 from ..worker import envelope
+from .base_batch import Batch
 from .pool_results import take_over
 
 if TYPE_CHECKING:
@@ -196,15 +197,21 @@ class TaskQueue:
         result = self.adapter.cache.get(job)
         if result is not None:
             take_over(result, guard, self.adapter.quiet_cache)
+        policy = guard.policy
+        call: Any
+        base: int | None
         star = self._chunks.get(func) if type(func) is FunctionType else None
-        if star is None or feed is None:
-            call: Any = (func, args, kwds)
+        if type(func) is Batch:
+            call, flags, base, policy, site = func.call, func.flags, func.base, func.policy, func.site
+            func = func.function
+        elif star is None or feed is None:
+            call = (func, args, kwds)
             flags, base = 0, None if feed is None or feed.is_single else index
         else:
             call = args[0]
             func, flags = call[0], envelope.CHUNK | star
             base = feed.count_items(len(call[1]))
-        ticket = guard.tickets.issue((job, index), func, call, guard.policy, flags=flags, base=base)
+        ticket = guard.tickets.issue((job, index), func, call, policy, flags=flags, base=base)
         ticket.site = site
         verdict = ticket.verdict
         if func is self._reraise:

@@ -84,14 +84,17 @@ class Deadlines:
 
     @staticmethod
     def _due(worker: Worker, ticket: Ticket, seen: Snapshot) -> float:
-        due = seen.started / 1e9 + (ticket.timeout or 0.0)
-        return due + ticket.policy.grace if worker.soft == seen else due
+        timeout = ticket.timeout_of(seen.item)
+        if timeout is None:
+            return float("inf")
+        due = seen.started / 1e9 + timeout
+        return due + ticket.policy_of(seen.item).grace if worker.soft == seen else due
 
     def _stop(self, overdue: list[tuple[Worker, Ticket, Snapshot]]) -> None:
         hard = []
         for worker, ticket, seen in overdue:
             if (
-                ticket.policy.grace
+                ticket.policy_of(seen.item).grace
                 and seen.armed & ARMED_SOFT
                 and worker.soft != seen
                 and not ticket.cancelled
@@ -99,7 +102,7 @@ class Deadlines:
                 worker.soft = seen
                 worker.set_cells(SOFT_ITEM=seen.item, SOFT_TICKET=seen.ticket + 1)
                 worker.send(SOFT_SIGNAL or 0)
-                self.expect(ticket.policy.grace)
+                self.expect(ticket.policy_of(seen.item).grace)
             else:
                 hard.append((worker, ticket, seen))
         if not hard:

@@ -68,6 +68,8 @@ class Guard:
         Why the pool can run nothing any more.
     closed : bool
         True once the pool ends; deaths mean nothing then.
+    deaths : int
+        How many workers have ended so far.
     """
 
     def __init__(self, adapter: PoolAdapter, policy: Policy, name: str) -> None:
@@ -76,6 +78,7 @@ class Guard:
         self.name = name
         self.broken: str | None = None
         self.closed = False
+        self.deaths = 0
         self._retiring = False
         self._leaving = threading.RLock()
         self._releasing = threading.Lock()
@@ -141,7 +144,7 @@ class Guard:
         """Return the kind of outcome to settle; None if the chunk goes on behind the item."""
         text, item = pickle.loads(data)
         info = ticket.info(item)
-        error = verdicts.task_timeout(info, None, ticket.timeout or 0.0, text, soft=True)
+        error = verdicts.task_timeout(info, None, ticket.timeout_of(item) or 0.0, text, soft=True)
         self.tell("task_timeout", task=info, detail=_first_line(error), stack=_own_traceback(text))
         following = self.tickets.lose(ticket, item, error, retry=False)
         if following is None:
@@ -173,6 +176,7 @@ class Guard:
     def cancel(self, ticket: Ticket) -> None:
         """Stop a task that has left for the workers, whether it has begun or not."""
         ticket.cancelled = True
+        self.tickets.call_off(ticket)
         self.deadlines.expect(0.0)
 
     def broken_error(self, ticket: Ticket | None) -> BaseException:
@@ -333,6 +337,7 @@ class Guard:
 
     def _bury(self, worker: Worker) -> bool:
         """Answer for one dead worker; return whether the plumbing is suspect."""
+        self.deaths += 1
         seen = worker.snapshot()
         bound = _UNKNOWABLE_BOUND if _is_reaped_by_kernel(worker) else _EXIT_CODE_BOUND
         code = worker.exit_code(bound, reap=not self.adapter.reaps)
@@ -387,8 +392,8 @@ class Guard:
 
             error, event = CancelledError(), "task_cancelled"
         elif killed is not None and killed.reason == "timeout":
-            stack = killed.stack
-            error = verdicts.task_timeout(info, exit, ticket.timeout or 0.0, stack, soft=False)
+            stack, limit = killed.stack, ticket.timeout_of(seen.item) or 0.0
+            error = verdicts.task_timeout(info, exit, limit, stack, soft=False)
             event = "task_timeout"
         else:
             stack = worker.crash_stack() if exit.signal in _CRASHES else None

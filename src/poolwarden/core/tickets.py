@@ -8,6 +8,7 @@ thread. Taking a ticket out of the table is what decides who answers.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from functools import partial
@@ -47,10 +48,12 @@ class Ticket:
         Names it everywhere: in messages, records and file names.
     key
         The host's own handle of the task.
-    function : callable or str
-        What the user submitted, or its name.
+    function : callable, str or tuple
+        What the user submitted, or its name; a tuple has those of each item.
     policy : Policy
         The pool's at the time, with the task's own `limits`.
+    policies : tuple of Policy
+        Those of each item, where the items' functions differ.
     base : int or None
         Index of its (first) item in the caller's iterable.
     count : int
@@ -82,6 +85,7 @@ class Ticket:
     verdict: BaseException | None = None
     holes: dict[int, BaseException] = {}  # noqa: RUF012 - replaced, never changed
     tries: dict[int, int] = {}  # noqa: RUF012 - replaced, never changed
+    policies: tuple[Policy, ...] = ()
 
     def __init__(
         self, number: int, key: Any, function: Any, policy: Policy, base: int | None, flags: int
@@ -95,14 +99,27 @@ class Ticket:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds it may run; 0 for one that is to be stopped."""
-        return 0.0 if self.cancelled else self.policy.timeout
+        """Seconds it may run, or the shortest of its items; 0 for one that is to be stopped."""
+        if self.cancelled:
+            return 0.0
+        if not self.policies:
+            return self.policy.timeout
+        return min((each.timeout for each in self.policies if each.timeout is not None), default=None)
+
+    def policy_of(self, item: int) -> Policy:
+        """Return the policy for one item."""
+        return self.policies[item] if self.policies else self.policy
+
+    def timeout_of(self, item: int) -> float | None:
+        """Return how many seconds one item may run; 0 if the task is to be stopped."""
+        return 0.0 if self.cancelled else self.policy_of(item).timeout
 
     def info(self, item: int = 0) -> TaskInfo:
         """Return what errors and events say of the task, or of one item of it."""
         index = None if self.base is None else self.base + item
         site = None if self.site is None else "{}:{}".format(*self.site)
-        return TaskInfo(name_of(self.function), index, site, self.tries.get(item, 0) + self.sent)
+        function = self.function[item] if type(self.function) is tuple else self.function
+        return TaskInfo(name_of(function), index, site, self.tries.get(item, 0) + self.sent)
 
     def call(self, folder: str) -> tuple[str, int, int, bytes, int]:
         """Return the arguments of `worker.envelope.run`."""
@@ -134,12 +151,15 @@ class Tickets:
         ----------
         key
             The host's handle.
-        func : callable
-            The user's function, for its name and its `limits`.
+        func : callable or tuple
+            The user's function, for its name and its `limits`; a tuple has one
+            for each item of a batch.
         call : tuple
-            ``(func, args, kwds)``, or ``(func, items)`` with the CHUNK flag.
+            ``(func, args, kwds)``; ``(func, items)`` with the CHUNK flag; or a
+            batch, with the BATCH flag as well.
         flags : int
-            CHUNK and STAR of `worker.envelope`; the others are added here.
+            CHUNK, STAR, BATCH and ASK of `worker.envelope`; the others are
+            added here.
         base : int, optional
             Index of the (first) item.
 
@@ -148,17 +168,17 @@ class Tickets:
         Ticket
             With a verdict already if the call cannot be pickled.
         """
-        if type(func) is not FunctionType and (overrides := overrides_of(func)):
-            policy = policy.merged(**overrides)
-        # Only a plain function is kept: a partial or a bound method would keep
-        # arguments alive that the bare pool has let go.
-        function = func if type(func) is FunctionType else name_of(func)
-        ticket = Ticket(next(self._numbers), key, function, policy, base, flags)
+        if type(func) is tuple:
+            ticket = Ticket(next(self._numbers), key, tuple(map(_kept, func)), policy, base, flags)
+            ticket.policies = tuple(_limited(policy, each) for each in func)
+        else:
+            policy = _limited(policy, func)
+            ticket = Ticket(next(self._numbers), key, _kept(func), policy, base, flags)
         if flags & envelope.CHUNK:
-            ticket.count = len(call[1])
-            if policy.retries or policy.losses == "return":
+            ticket.count = len(call if flags & envelope.BATCH else call[1])
+            if policy.losses == "return" or any(each.retries for each in ticket.policies or (policy,)):
                 ticket.flags |= envelope.KEEP
-            if policy.timeout is not None:
+            if ticket.timeout is not None:
                 ticket.flags |= envelope.TIMED
         slot = self._take_slot()
         ticket.flags |= slot << payload.SLOT_SHIFT
@@ -214,6 +234,17 @@ class Tickets:
             self._weigh(ticket, -1)
         if flags & envelope.KEEP:
             self.store.discard(f"p{ticket.number}")
+        if ticket.cancelled and flags & envelope.ASK:
+            self.store.discard(f"x{ticket.number}")
+
+    def call_off(self, ticket: Ticket) -> None:
+        """Have a worker that takes the task later not begin it, if its message says that it has to ask."""
+        if ticket.flags & envelope.ASK:
+            # No room for an empty file: it begins, and is stopped.
+            with contextlib.suppress(OSError):
+                self.store.mark(f"x{ticket.number}")
+            if ticket.number not in self.open:
+                self.store.discard(f"x{ticket.number}")
 
     def _weigh(self, ticket: Ticket, sign: int) -> None:
         with self._weighing:
@@ -259,7 +290,7 @@ class Tickets:
         keeps = bool(ticket.flags & envelope.KEEP)
         if keeps and item in payload.read_frames(self.store, f"p{ticket.number}"):
             ticket.first = item + 1
-        elif retry and not ticket.cancelled and ticket.tries.get(item, 0) < ticket.policy.retries:
+        elif retry and not ticket.cancelled and ticket.tries.get(item, 0) < ticket.policy_of(item).retries:
             ticket.tries = {**ticket.tries, item: ticket.tries.get(item, 0) + 1}
             ticket.first = item
             return None
@@ -270,6 +301,22 @@ class Tickets:
             ticket.verdict = error
             return VERDICT
         return envelope.PARTS if ticket.first >= ticket.count else None
+
+
+def _limited(policy: Policy, func: Any) -> Policy:
+    """Return a policy with the function's own `limits`."""
+    if type(func) is not FunctionType and (overrides := overrides_of(func)):
+        return policy.merged(**overrides)
+    return policy
+
+
+def _kept(func: Any) -> Any:
+    """Return what is kept of a function.
+
+    Only a plain one itself: a partial or a bound method would keep arguments
+    alive that the bare pool has let go.
+    """
+    return func if type(func) is FunctionType else name_of(func)
 
 
 def name_of(func: Any) -> str:

@@ -40,12 +40,15 @@ CHUNK: Final = 2  # the payload is (function, items), not (function, args, kwds)
 STAR: Final = 4  # items are tuples of arguments
 TIMED: Final = 8  # the start of every item is recorded
 KEEP: Final = 16  # every item's result is kept in a file as soon as it is there
+BATCH: Final = 32  # with CHUNK, the payload is a batch: its ``items`` are (function, args, kwds)
+ASK: Final = 64  # it may have been called off before it begins
 
 #: Characters of a traceback that certainly fit into a message.
 _TEXT_MAX: Final = 800
 _KEPT_MAX: Final = 10_000
 _kept_indices: tuple[int, ...] = ()
 _PLAIN: Final = Dumper(pickle.Pickler)
+_NOTHING: Final = pickle.dumps(None)
 _OWN_MODULES: Final = (__name__, f"{__package__}.payload", f"{__package__.rpartition('.')[0]}.limited")
 
 
@@ -111,25 +114,46 @@ def roll_call(folder: str) -> None:
 
 
 def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -> tuple[int, bytes]:
+    if flags & ASK and member.store.is_marked(f"x{ticket}"):
+        return VALUE, _NOTHING
     try:
         call = member.store.load(flags, data, f"c{ticket}")
     except BaseException as error:
         return _pack(member, ticket, UNREADABLE, (type(error).__name__, _text(error)))
     try:
-        if flags & KEEP:
-            return _run_and_keep(member, ticket, flags, call, first)
-        member.in_task = True
-        if flags & CHUNK:
-            value = _run_chunk(member, flags, call)
-        else:
-            func, args, kwds = call
-            value = func(*args, **kwds)
-        member.in_task = False
-        # Still under the same `except`: Ctrl-C may come while it pickles.
-        return _sendable(member, ticket, flags, value)
+        if flags & BATCH:
+            return _run_batch(member, ticket, flags, call, first)
+        return _answer(member, ticket, flags, call, first)
     except BaseException as error:
         member.in_task = False
         return _failed(member, ticket, error)
+
+
+def _run_batch(member: Member, ticket: int, flags: int, batch: Any, first: int) -> tuple[int, bytes]:
+    """Run a batch's items from inside of the batch's own call, which may arrange things for them."""
+    arguments = member, ticket, flags, (_call_item, batch.items), first
+    batch.items = [(_answer, arguments, {})]
+    outcome: tuple[int, bytes] = batch()[0]
+    return outcome
+
+
+def _call_item(item: Any) -> Any:
+    func, args, kwds = item
+    return func(*args, **kwds)
+
+
+def _answer(member: Member, ticket: int, flags: int, call: Any, first: int) -> tuple[int, bytes]:
+    if flags & KEEP:
+        return _run_and_keep(member, ticket, flags, call, first)
+    member.in_task = True
+    if flags & CHUNK:
+        value = _run_chunk(member, flags, call)
+    else:
+        func, args, kwds = call
+        value = func(*args, **kwds)
+    member.in_task = False
+    # Still under the caller's `except`: Ctrl-C may come while it pickles.
+    return _sendable(member, ticket, flags, value)
 
 
 def _sendable(member: Member, ticket: int, flags: int, value: Any) -> tuple[int, bytes]:
@@ -257,10 +281,15 @@ def _pack(member: Member, ticket: int, kind: int, parts: tuple[Any, ...]) -> tup
 
 
 def _text(error: BaseException) -> str:
-    """Return the traceback as text, without our own frames at its top."""
+    """Return the traceback as text, from where it leaves our own frames."""
     import traceback
 
-    trace = error.__traceback__
+    trace = following = error.__traceback__
+    while following is not None:
+        # Not the first: a batch's own frame is between ours.
+        if following.tb_frame.f_globals.get("__name__") == __name__:
+            trace = following
+        following = following.tb_next
     while trace is not None and trace.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
         trace = trace.tb_next
     try:

@@ -89,6 +89,20 @@ class Store:
         with open(path, "rb") as file:
             return pickle.Unpickler(file).load()
 
+    def mark(self, name: str) -> None:
+        """Make an empty file.
+
+        Raises
+        ------
+        OSError
+            There is no room.
+        """
+        os.close(os.open(f"{self.places[0]}/{name}", os.O_WRONLY | os.O_CREAT | SAFE_OPEN, 0o600))
+
+    def is_marked(self, name: str) -> bool:
+        """Return whether `mark` has made this file."""
+        return os.path.exists(f"{self.places[0]}/{name}")
+
     def discard(self, name: str) -> None:
         """Remove a payload's file wherever it is; nothing happens when it is nowhere."""
         for place in self.places:
@@ -190,8 +204,10 @@ class Dumper:
 
 
 def make_pickler(host: Any, reducers: Any) -> Any:
-    """Return what makes picklers: a host's class, or its function with `reducers`."""
-    return host if isinstance(host, type) else ByFunction(host, reducers)
+    """Return what makes picklers: a host's class, or its function or class with `reducers`."""
+    if isinstance(host, type):
+        return (lambda file: host(file, reducers)) if reducers else host
+    return ByFunction(host, reducers)
 
 
 class ByFunction:
