@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("poolwarden")
 
-_INFO: Final = ("pool_repaired", "task_retried", "worker_killed")
+_INFO: Final = ("pool_repaired", "task_retried", "task_cancelled", "worker_killed")
 #: Seconds that the end of a pool waits for events that are still to be told.
 _FLUSH_BOUND: Final = 1.0
 
