@@ -8,6 +8,7 @@ and stops. Tells its progress on stdout, one JSON object a line.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import multiprocessing
@@ -138,9 +139,7 @@ class Loky(StandardExecutor):
         return "loky"
 
     def open(self) -> Any:
-        from loky import ProcessPoolExecutor
-
-        return ProcessPoolExecutor(WORKERS)
+        return importlib.import_module("loky").ProcessPoolExecutor(WORKERS)
 
 
 HOSTS: Final[dict[str, Host]] = {

@@ -65,7 +65,7 @@ class Worker(Handle):
         True when it has left in an orderly way.
     """
 
-    __slots__ = ("_record", "born", "folder", "killed", "left", "older", "soft")
+    __slots__ = ("_last", "_record", "born", "folder", "killed", "left", "older", "soft")
 
     def __init__(self, process: Any, folder: str, *, older: bool) -> None:
         super().__init__(process)
@@ -76,20 +76,27 @@ class Worker(Handle):
         self.soft: Snapshot | None = None
         self.left = False
         self._record: ledger.Record | None = None
+        self._last: Snapshot | None = None
 
     def snapshot(self) -> Snapshot:
-        """Return what the record says; UNBORN when there is none (yet)."""
+        """Return what the record says; UNBORN when there is none (yet). Any thread, closed or not."""
+        if self._last is not None:
+            return self._last
         record = self._open_record()
         if record is None:
             return _UNBORN
-        cells = record.cells
-        return Snapshot(
-            cells[ledger.PHASE],
-            cells[ledger.TICKET],
-            cells[ledger.ITEM],
-            cells[ledger.STARTED],
-            cells[ledger.ARMED],
-        )
+        try:
+            cells = record.cells
+            return Snapshot(
+                cells[ledger.PHASE],
+                cells[ledger.TICKET],
+                cells[ledger.ITEM],
+                cells[ledger.STARTED],
+                cells[ledger.ARMED],
+            )
+        except ValueError:
+            # Another thread has closed it since.
+            return self._last or _UNBORN
 
     def is_unknown(self) -> bool:
         """Return whether it is older than the guard and has not joined: nobody knows what it does."""
@@ -142,6 +149,7 @@ class Worker(Handle):
     def close(self) -> None:
         """Release the descriptor and remove the worker's files."""
         if self._record is not None:
+            self._last = self.snapshot()
             self._record.close()
             self._record = None
         for path in (f"{self.folder}/{self.pid}", f"{self.folder}/{SPILL}/{self.pid}", self.stack_path):
