@@ -14,7 +14,6 @@ initializer is exchanged for `worker.member.birth`.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
@@ -228,6 +227,7 @@ class ExecutorAdapter(PoolAdapter):
             if self.guard.is_retiring:
                 for name in (*_THREAD_METHODS, *self.birth_methods, "_poolwarden"):
                     vars(self.thread).pop(name, None)
+                del self._work_ids.get
                 self.finish_guarding()
         self._leaving = False
 
@@ -258,6 +258,17 @@ class ExecutorAdapter(PoolAdapter):
             self._pending[work_id] = Work(self, work_id, item, caller_site(_OWN_FILES, sys._getframe(1)))
         type(self._work_ids).put(self._work_ids, work_id, *args)
 
+    def _next_id(self, *args: Any, **kwargs: Any) -> Any:
+        """Stand in for ``_work_ids.get``, without ids that are answered already.
+
+        The host looks each of them up among those that are pending. loky's
+        leaves some behind when it is shut down with ``kill_workers``.
+        """
+        while True:
+            work_id = type(self._work_ids).get(self._work_ids, *args, **kwargs)
+            if work_id in self.pending:
+                return work_id
+
     def may_host_start(self, owner: Any) -> bool:
         """Return whether the host may start workers now; `owner` is the executor or its manager thread."""
         return self.guard.broken is None
@@ -284,6 +295,7 @@ class ExecutorAdapter(PoolAdapter):
         thread.join_executor_internals = self.end.join_internals
         thread.terminate_broken = self.end.terminate_broken
         thread._poolwarden = self
+        self._work_ids.get = self._next_id
 
     def end_unused(self) -> None:
         """End the guard of an executor that was shut down or collected, and had never started."""
@@ -366,10 +378,6 @@ class ExecutorAdapter(PoolAdapter):
         """Answer a work item, as the host does for a result."""
         item = self.thread.pending_work_items.pop(work_id, None)
         if item is not None:
-            if isinstance(item, Work) and item.waits_again:
-                # Or the host would look for it among those that are pending.
-                with contextlib.suppress(ValueError), self._work_ids.mutex:
-                    self._work_ids.queue.remove(work_id)
             item.future.set_result(outcome)
 
     def keep(self, work: Work) -> None:

@@ -94,14 +94,12 @@ def _mend(guard: Guard, queue: HostQueue) -> None:
     readers = plumbing.still_waiting(readers, queue.reader())
     kept: list[Worker] = workers
     try:
-        kept = plumbing.kill_all_but(
-            workers,
-            lambda worker: worker in readers or plumbing.is_harmless(worker) or queue.may_keep(worker),
-        )
+        harmless = [worker for worker in workers if worker in readers or plumbing.is_harmless(worker)]
+        unknown = [worker for worker in workers if worker not in harmless and queue.may_keep(worker)]
+        kept = plumbing.kill_all_but(workers, lambda worker: worker in harmless or worker in unknown)
         # Of all that are known: those that have died meanwhile, and those that
         # have finished and wait to send, had begun their tasks as well.
         begun = plumbing.begun_tickets(known)
-        unknown = any(worker.is_unknown() for worker in kept)
         for worker in set(known).difference(kept):
             guard.deliver_last_outcome(worker)
         queue.free_other_locks()
@@ -118,23 +116,27 @@ def _mend(guard: Guard, queue: HostQueue) -> None:
         if ticket.sent and ticket.verdict is None and ticket.number not in begun
     ]
     if unknown:
-        _send_when_known(guard, queue, [entry for entry in unstarted if entry[0].number not in unread])
+        rest = [entry for entry in unstarted if entry[0].number not in unread]
+        _send_when_known(guard, queue, rest, unknown)
         unstarted = [entry for entry in unstarted if entry[0].number in unread]
     queue.call_behind(lambda: _send_again(guard, unstarted))
     if nobody_reads and (lock := queue.read_lock()) is not None:
         lock.release()
 
 
-def _send_when_known(guard: Guard, queue: HostQueue, tickets: list[tuple[Ticket, int]]) -> None:
-    """Send again what no worker older than the guard has taken, once all such workers are known.
+def _send_when_known(
+    guard: Guard, queue: HostQueue, tickets: list[tuple[Ticket, int]], unknown: list[Worker]
+) -> None:
+    """Send again what none of some workers older than the guard has taken, once they are known.
 
     One that was stopped between the read and its first mark in a record had no
     record to tell of it; its ticket ran twice.
     """
-    if any(worker.is_unknown() for worker in guard.live_workers()):
-        guard.call_later(UNKNOWN_STEP, lambda: _send_when_known(guard, queue, tickets))
+    live = guard.live_workers()
+    if any(worker in live and worker.is_unknown() for worker in unknown):
+        guard.call_later(UNKNOWN_STEP, lambda: _send_when_known(guard, queue, tickets, unknown))
         return
-    begun = plumbing.begun_tickets(guard.live_workers())
+    begun = plumbing.begun_tickets(live)
     unstarted = [entry for entry in tickets if entry[0].number not in begun]
     queue.call_behind(lambda: _send_again(guard, unstarted))
 
