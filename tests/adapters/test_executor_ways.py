@@ -204,6 +204,17 @@ class TestRecycling(ExecutorTests):
         assert [future.result(DEADLINE) for future in futures] == [0, 1, 4, 9]
 
 
+class TestIds(ExecutorTests):
+    """The queue of ids, which the manager thread looks up among what is pending."""
+
+    def test_one_that_stands_for_nothing_stops_nobody(self, host: BindExecutor, make_pool: Pools) -> None:
+        """loky leaves such ids behind, and the thread that answers everything died of one."""
+        pool = make_pool()
+        queue = pool._work_ids
+        type(queue).put(queue, 10**9)
+        serves(host, pool)
+
+
 class TestAsyncio(ExecutorTests):
     """``loop.run_in_executor`` hands the errors on."""
 

@@ -369,7 +369,6 @@ class TestQuirks(ContractBase):
         self, host: BindLoky, make_pool: Pools, notes: Notes, caplog: pytest.LogCaptureFixture
     ) -> None:
         pool = make_pool(usable_after=False)
-        # More than the call queue takes: ids of the others are left behind.
         handles = [host.submit(pool, Noted(notes.path, hang()), n) for n in range(20)]
         pids = notes.pids(2)
 
