@@ -395,6 +395,15 @@ class TestArrays:
         assert [float(result.sum()) for result in results] == [300_000.0 * n for n in range(4)]
 
 
+def test_workers_import_nothing_of_the_parents_half() -> None:
+    loaded = 'sorted(__import__("sys").modules)'
+    with parallel_config("poolwarden", n_jobs=2, retries=1, timeout=60):
+        found = within(DEADLINE, Parallel(), [delayed(eval)(loaded)] * 2)[0]
+
+    ours = {name.split(".")[1] for name in found if name.startswith("poolwarden.")}
+    assert ours == {"worker"}
+
+
 class TestOptions:
     @pytest.mark.parametrize(
         ("options", "named"),

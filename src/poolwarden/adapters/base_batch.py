@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ..worker import envelope
+from ..worker.payload import itself
 
 if TYPE_CHECKING:
     from ..policy import Policy
@@ -49,9 +50,12 @@ class Batch:
         self.base = base
         self.policy = policy
         self.site = site
-        functions = tuple(item[0] for item in call.items)
-        first = functions[0]
-        self.function = first if all(function is first for function in functions) else functions
+        items = call.items
+        first = self.function = items[0][0]
+        for item in items:
+            if item[0] is not first:
+                self.function = tuple(item[0] for item in items)
+                break
 
     @property
     def first_function(self) -> Any:
@@ -63,8 +67,4 @@ class Batch:
 
     def __reduce__(self) -> Any:
         # A worker of a pool that is not guarded needs nothing of us.
-        return _itself, (self.call,)
-
-
-def _itself(obj: Any) -> Any:
-    return obj
+        return itself, (self.call,)

@@ -25,6 +25,7 @@ from ..errors import PoolWardenError, with_host_error
 from ..policy import Policy
 from ..worker.member import REDUCERS_FILE
 from ..worker.orphan import lifeline_for
+from ..worker.payload import itself
 from .base_executor import ExecutorAdapter
 from .base_executor_hooks import Method
 from .base_executor_work import Work
@@ -206,14 +207,10 @@ class _ProcessesLock:
 
     def __reduce__(self) -> Any:
         # Workers get the host's.
-        return _itself, (self._lock,)
+        return itself, (self._lock,)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lock, name)
-
-
-def _itself(obj: Any) -> Any:
-    return obj
 
 
 class _Resize(Method):

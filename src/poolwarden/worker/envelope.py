@@ -181,6 +181,8 @@ def _run_chunk(member: Member, flags: int, call: Any) -> list[Any]:
     cells = member.record.cells
     if not flags & TIMED:
         numbered = zip(_indices(len(items)), items)  # noqa: B905 - the indices may be more
+        if flags & BATCH:
+            return [each(*args, **kwds) for cells[ITEM], (each, args, kwds) in numbered]
         if flags & STAR:
             return [func(*values) for cells[ITEM], values in numbered]
         return [func(value) for cells[ITEM], value in numbered]

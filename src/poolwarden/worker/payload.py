@@ -203,6 +203,14 @@ class Dumper:
         return file.getvalue()
 
 
+def itself(obj: Any) -> Any:
+    """Return `obj`: for the ``__reduce__`` of what is to be another object in the worker.
+
+    Here, so that a worker that unpickles it imports nothing of the parent's.
+    """
+    return obj
+
+
 def make_pickler(host: Any, reducers: Any) -> Any:
     """Return what makes picklers: a host's class, or its function or class with `reducers`."""
     if isinstance(host, type):
