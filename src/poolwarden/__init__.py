@@ -1,14 +1,16 @@
 """Guards process pools: a lost worker costs its own task an honest error.
 
-Covers the public names, resolved when first used: nothing is imported here,
-since start-up files may import this package in every interpreter. Runs in any
-process.
+Covers the public names, resolved when first used: every worker imports this
+package, and must not pay for what it does not use. Besides, joblib is told of
+its backend as soon as both are imported, in either order. Runs in any process.
 
 PYTEST_DONT_REWRITE: pytest warns when a plugin's package was imported before
 it could rewrite it, and at interpreter start this one is.
 """
 
 from __future__ import annotations
+
+from .on_import import when_imported as _when_imported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +78,16 @@ if not TYPE_CHECKING:  # a module-level __getattr__ would make any name valid fo
         value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
         globals()[name] = value
         return value
+
+
+def _make_backend(**options: object) -> object:
+    """Return joblib's backend "poolwarden"; imports what it needs, which `import joblib` must not pay for."""
+    from importlib import import_module
+
+    return import_module(f"{__name__}.adapters.joblib").make_backend(**options)
+
+
+_when_imported("joblib.parallel", lambda parallel: parallel.BACKENDS.setdefault("poolwarden", _make_backend))
 
 
 def __dir__() -> list[str]:

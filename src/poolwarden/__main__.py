@@ -1,7 +1,9 @@
 """The command ``poolwarden``, also ``python -m poolwarden``.
 
 Covers which commands there are and hands over to them. Each command is a
-module below `poolwarden.cli`, imported only when it is asked for.
+module below `poolwarden.cli`, imported only when it is asked for. argparse is
+enough for them, and a dependency would be one more thing that a program which
+only wants its pools guarded has to install.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         0 if the command did what it promises, 130 after Ctrl-C.
+        ``run`` ends as its program does.
 
     Raises
     ------
@@ -59,11 +62,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     doctor.add_argument("--json", action="store_true", help="as one JSON object")
     doctor.set_defaults(run=_doctor)
+    _add_run(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
+        if options.run is _run:
+            raise  # as the program would
         return 130  # the shell's number for it; a traceback would say nothing more
+
+
+def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a program with its pools guarded",
+        usage="poolwarden run [options] (script.py | -m module) [arguments ...]",
+        description="Runs a program as python would, with every pool that it makes guarded.",
+    )
+    run.add_argument("--timeout", metavar="S", help="seconds that a task may run")
+    run.add_argument("--grace", metavar="S", help="seconds between TaskTimeoutError in the task and SIGKILL")
+    run.add_argument("--retries", metavar="N", help="how often a lost task is run again")
+    run.add_argument("--losses", metavar="raise|return", help="what becomes of a lost item of a call")
+    run.add_argument("--startup-timeout", metavar="S", help="seconds that a worker may take to start")
+    run.add_argument("--report", metavar="PATH", help="write a report there: .json or .html")
+    run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module and its arguments")
+    run.add_argument("script", nargs=argparse.REMAINDER, help="a script and its arguments")
+    run.set_defaults(run=_run, parser=run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from poolwarden import report
+    from poolwarden.cli import run
+    from poolwarden.options import PARSERS, read, spell
+
+    program = options.module or options.script
+    if not program:
+        options.parser.error("a script, or -m and a module, is missing")
+    text = spell({name: getattr(options, name) for name in PARSERS})
+    try:
+        read(text)
+        if options.report is not None:
+            report.start(options.report, always=True)
+    except ValueError as error:  # a ConfigurationError is one
+        options.parser.error(str(error))
+    run.run(program, is_module=options.module is not None, policy=text)
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

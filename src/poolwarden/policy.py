@@ -1,27 +1,24 @@
 """The options of a guarded pool: checked once, then only read.
 
-Covers the values, their checks, `POOLWARDEN`'s grammar, and the per-task
-overrides of `limits`. Does not apply any of them. Pure; runs in the parent.
+Covers the values and the per-task overrides of `limits`; which values are
+valid, and how `POOLWARDEN` spells them, is in `options`. Does not apply any of
+them. Pure; runs in the parent.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from .errors import ConfigurationError
 from .limited import Limited
+from .options import problem, read
 from .records import Event
 
 __all__ = ["Policy", "limits", "overrides_of"]
 
-LOSSES: Final = ("raise", "return")
-
-_OFF: Final = ("", "0", "off", "false", "no")
-_ON: Final = ("1", "on", "true", "yes")
 _NOT_GIVEN: Final[Any] = object()
 
 
@@ -64,16 +61,9 @@ class Policy:
     on_event: Callable[[Event], object] | None = None
 
     def __post_init__(self) -> None:
-        _check_timeout("timeout", self.timeout)
-        _check_timeout("startup_timeout", self.startup_timeout)
-        if not _is_number(self.grace) or not 0 <= self.grace <= sys.float_info.max:
-            raise _invalid("grace", self.grace, "a finite number of seconds, 0 or more")
-        if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
-            raise _invalid("retries", self.retries, "a whole number, 0 or more")
-        if not isinstance(self.losses, str) or self.losses not in LOSSES:
-            raise _invalid("losses", self.losses, "'raise' or 'return'")
-        if self.on_event is not None and not callable(self.on_event):
-            raise _invalid("on_event", self.on_event, "None or a callable that takes one Event")
+        for name in self.__slots__:
+            if (why := problem(name, getattr(self, name))) is not None:
+                raise ConfigurationError(why)
 
     def merged(self, **overrides: Any) -> Policy:
         """Return this policy with some options replaced, checked again.
@@ -108,21 +98,11 @@ class Policy:
         ConfigurationError
             Anything else; the text names the valid options.
         """
-        word = text.strip().lower()
-        if word in _OFF:
-            return None
-        if word in _ON:
-            return cls()
-        options: dict[str, Any] = {}
-        for part in word.split(","):
-            name, equals, value = (piece.strip() for piece in part.partition("="))
-            if not equals or name not in _PARSERS or name in options:
-                raise _unreadable(text)
-            try:
-                options[name] = _PARSERS[name](value)
-            except ValueError:
-                raise _unreadable(text) from None
-        return cls(**options)
+        try:
+            options = read(text)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        return None if options is None else cls(**options)
 
 
 def limits(
@@ -174,36 +154,3 @@ def overrides_of(func: object) -> dict[str, Any]:
             func = func.func
         else:
             return found
-
-
-_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
-    "timeout": float,
-    "grace": float,
-    "retries": int,
-    "losses": str,
-    "startup_timeout": float,
-}
-
-
-def _is_number(value: object) -> bool:
-    """Return whether `value` is an int or float; True and False are not meant."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_timeout(name: str, value: float | None) -> None:
-    """Refuse what is neither None nor a usable duration; NaN compares false."""
-    if value is None:
-        return
-    if not _is_number(value) or not 0 < value <= sys.float_info.max:
-        raise _invalid(name, value, "None or a finite number of seconds above 0")
-
-
-def _invalid(name: str, value: object, valid: str) -> ConfigurationError:
-    return ConfigurationError(f"{name} must be {valid}, not {value!r}.")
-
-
-def _unreadable(text: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"POOLWARDEN={text!r} cannot be read. Valid are 1 or on, 0 or off, or options such as "
-        f"timeout=30,retries=1; the options are {', '.join(_PARSERS)}."
-    )

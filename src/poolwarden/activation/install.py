@@ -12,7 +12,9 @@ import sys
 import threading
 from typing import Any
 
+from ..on_import import when_imported
 from ..policy import Policy
+from . import startup
 from .hosts import HOSTS, Host
 
 log = logging.getLogger("poolwarden")
@@ -26,6 +28,8 @@ _awaited: set[str] = set()
 def install(**policy: Any) -> None:
     """Guard every pool that is made from now on in this process.
 
+    A host of a version that is not known stays as it is, with one warning.
+
     Parameters
     ----------
     **policy
@@ -35,45 +39,46 @@ def install(**policy: Any) -> None:
     Raises
     ------
     ConfigurationError
-        An option has an invalid value, or the version of a host is not known.
+        An option has an invalid value.
     """
     global _policy
     checked = Policy(**policy)
     with _lock:
+        startup.stand_down()
+        _policy = checked
         for host in HOSTS:
             if host.imported in sys.modules:
-                _install(host, checked)
+                _install(host)
             elif host.imported not in _awaited:
-                import wrapt
-
                 _awaited.add(host.imported)
-                wrapt.register_post_import_hook(functools.partial(_on_import, host), host.imported)
-        _policy = checked
+                when_imported(host.imported, functools.partial(_on_import, host))
 
 
 def uninstall() -> None:
-    """Take `install` back: the hosts are as they were. Pools that are guarded stay so."""
+    """Take `install` back, and `POOLWARDEN`: the hosts are as they were. Pools that are guarded stay so."""
     global _policy
     with _lock:
+        startup.stand_down()
         _policy = None
         while _installed:
             _installed.pop().uninstall()
 
 
-def _install(host: Host, policy: Policy) -> None:
-    adapter = host.load()
-    if hasattr(adapter, "install"):
-        adapter.install(policy)
-        if adapter not in _installed:
-            _installed.append(adapter)
+def _install(host: Host) -> None:
+    """Install one host; the program must not fail because of us."""
+    try:
+        adapter = host.load()
+        if hasattr(adapter, "install"):
+            adapter.install(_policy)
+            if adapter not in _installed:
+                _installed.append(adapter)
+    except Exception as error:
+        log.warning("poolwarden: %s is not guarded: %s", host.kind, error)
 
 
 def _on_import(host: Host, module: Any) -> None:
-    """Install a host that has just been imported; its import must not fail because of us."""
+    """Install a host that has just been imported."""
     with _lock:
-        if _policy is None:
-            return
-        try:
-            _install(host, _policy)
-        except Exception as error:
-            log.warning("poolwarden: %s is not guarded: %s", host.kind, error)
+        _awaited.discard(host.imported)
+        if _policy is not None:
+            _install(host)

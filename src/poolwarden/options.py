@@ -1,0 +1,107 @@
+"""The options by name: which values are valid, and how `POOLWARDEN` spells them.
+
+Pure text and numbers. Imports nothing but `sys`, since it is read in every
+interpreter that starts with the variable set.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
+LOSSES: Final = ("raise", "return")
+
+OFF: Final = ("", "0", "off", "false", "no")
+ON: Final = ("1", "on", "true", "yes")
+
+PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    "timeout": float,
+    "grace": float,
+    "retries": int,
+    "losses": str,
+    "startup_timeout": float,
+}
+"""The options that a text can spell, and what makes a value of it."""
+
+
+def problem(name: str, value: object) -> str | None:
+    """Return what is wrong with the value of an option, naming the valid ones; None if it is valid."""
+    valid, is_valid = _VALID[name]
+    return None if is_valid(value) else f"{name} must be {valid}, not {value!r}."
+
+
+def read(text: str) -> dict[str, Any] | None:
+    """Return the options in the text of `POOLWARDEN`, None for off; see `Policy.from_env`.
+
+    Raises
+    ------
+    ValueError
+        Not readable, or a value is not valid; the text names what is.
+    """
+    word = text.strip().lower()
+    if word in OFF:
+        return None
+    options: dict[str, Any] = {}
+    if word in ON:
+        return options
+    for part in word.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in PARSERS or name in options:
+            raise _unreadable(text)
+        try:
+            options[name] = PARSERS[name](value)
+        except ValueError:
+            raise _unreadable(text) from None
+    for name, value in options.items():
+        if (why := problem(name, value)) is not None:
+            raise ValueError(why)
+    return options
+
+
+def spell(options: dict[str, Any]) -> str:
+    """Return the text that `read` takes for these options; what is None is left out."""
+    given = [f"{name}={options[name]}" for name in PARSERS if options.get(name) is not None]
+    return ",".join(given) or "1"
+
+
+def _unreadable(text: str) -> ValueError:
+    return ValueError(
+        f"POOLWARDEN={text!r} cannot be read. Valid are 1 or on, 0 or off, or options such as "
+        f"timeout=30,retries=1; the options are {', '.join(PARSERS)}."
+    )
+
+
+def _is_number(value: object) -> bool:
+    """Return whether `value` is an int or float; True and False are not meant."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_timeout(value: Any) -> bool:
+    """Return whether `value` is None or a usable duration; NaN compares false."""
+    return value is None or (_is_number(value) and 0 < value <= sys.float_info.max)
+
+
+def _is_grace(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= sys.float_info.max
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+_TIMEOUT: Final = "None or a finite number of seconds above 0", _is_timeout
+_VALID: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
+    "timeout": _TIMEOUT,
+    "startup_timeout": _TIMEOUT,
+    "grace": ("a finite number of seconds, 0 or more", _is_grace),
+    "retries": ("a whole number, 0 or more", _is_count),
+    "losses": ("'raise' or 'return'", lambda value: isinstance(value, str) and value in LOSSES),
+    "on_event": (
+        "None or a callable that takes one Event",
+        lambda value: value is None or callable(value),
+    ),
+}
