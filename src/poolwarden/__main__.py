@@ -63,13 +63,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doctor.add_argument("--json", action="store_true", help="as one JSON object")
     doctor.set_defaults(run=_doctor)
     _add_run(commands)
-    options = parser.parse_args(arguments)
+    own, program = _split(list(sys.argv[1:] if arguments is None else arguments))
+    options = parser.parse_args(own, argparse.Namespace(program=program))
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
         if options.run is _run:
             raise  # as the program would
         return 130  # the shell's number for it; a traceback would say nothing more
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return our own arguments, and those of the program that is to be run: argparse would lose a "--"."""
+    if arguments[:1] != ["run"]:
+        return arguments, []
+    end = 1
+    while end < len(arguments) and arguments[end].startswith("-") and arguments[end] != "-m":
+        end += 1 if "=" in arguments[end] or arguments[end] in ("-h", "--help") else 2
+    return arguments[:end], arguments[end:]
 
 
 def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -85,8 +96,6 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     run.add_argument("--losses", metavar="raise|return", help="what becomes of a lost item of a call")
     run.add_argument("--startup-timeout", metavar="S", help="seconds that a worker may take to start")
     run.add_argument("--report", metavar="PATH", help="write a report there: .json or .html")
-    run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module and its arguments")
-    run.add_argument("script", nargs=argparse.REMAINDER, help="a script and its arguments")
     run.set_defaults(run=_run, parser=run)
 
 
@@ -95,7 +104,8 @@ def _run(options: argparse.Namespace) -> int:
     from poolwarden.cli import run
     from poolwarden.options import PARSERS, read, spell
 
-    program = options.module or options.script
+    is_module = options.program[:1] == ["-m"]
+    program = options.program[is_module:]
     if not program:
         options.parser.error("a script, or -m and a module, is missing")
     text = spell({name: getattr(options, name) for name in PARSERS})
@@ -105,7 +115,7 @@ def _run(options: argparse.Namespace) -> int:
             report.start(options.report, always=True)
     except ValueError as error:  # a ConfigurationError is one
         options.parser.error(str(error))
-    run.run(program, is_module=options.module is not None, policy=text)
+    run.run(program, is_module=is_module, policy=text)
     return 0
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 #: A folder with a ``sitecustomize.py``.
 FOLLOW: Final = os.path.join(os.path.dirname(__file__), "follow")
 
-_NOT_THE_PROGRAMS: Final = (__file__, runpy.__file__, "<frozen runpy>")
-
 
 def run(program: Sequence[str], *, is_module: bool, policy: str) -> None:
     """Run a program to its end; what it raises comes out of here.
@@ -60,18 +58,19 @@ def run(program: Sequence[str], *, is_module: bool, policy: str) -> None:
         _replace_first_path(os.getcwd())
         runpy._run_module_as_main(program[0])  # type: ignore[attr-defined]
     elif os.path.isdir(program[0]) or _is_archive(program[0]):
-        _replace_first_path(program[0])
+        _replace_first_path(os.path.abspath(program[0]))
         runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
     else:
-        _run_script(program[0], main)
+        _run_script(os.path.abspath(program[0]), main)
 
 
 def _run_script(path: str, main: types.ModuleType) -> None:
     try:
-        with io.open_code(os.path.abspath(path)) as file:
+        with io.open_code(path) as file:
             source = file.read()
     except OSError as error:
-        print(f"{sys.executable}: can't open file {path!r}: {error}", file=sys.stderr)
+        why = f"[Errno {error.errno}] {error.strerror}"
+        print(f"{sys.executable}: can't open file {path!r}: {why}", file=sys.stderr)
         raise SystemExit(2) from None
     _replace_first_path(os.path.dirname(os.path.realpath(path)))
     main.__file__ = path
@@ -117,7 +116,7 @@ def _hide_our_frames() -> None:
         while rest is not None and rest.tb_frame.f_code.co_filename != __file__:
             rest = rest.tb_next
         if rest is not None:  # else it has not come through here
-            while rest is not None and rest.tb_frame.f_code.co_filename in _NOT_THE_PROGRAMS:
+            while rest is not None and rest.tb_frame.f_code.co_filename == __file__:
                 rest = rest.tb_next
             trace = rest
         before(kind, error.with_traceback(trace), trace)

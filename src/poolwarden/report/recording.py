@@ -9,6 +9,7 @@ program without pools would not import.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 import threading
@@ -185,7 +186,20 @@ def open_track(name: str, host: str, look: Look) -> Track | None:
         Returns what its workers run now, None once the pool has ended; called
         in a thread of this package until then.
     """
-    return None if _recorder is None or _is_worker() else _recorder.track(name, host, look)
+    if _is_worker():
+        return None
+    if _recorder is None and (path := os.environ.get(_VARIABLE)):
+        _start_as_asked(path)
+    return None if _recorder is None else _recorder.track(name, host, look)
+
+
+@functools.cache
+def _start_as_asked(path: str) -> None:
+    """Start for the variable, when the first pool is guarded; a bad value is told once."""
+    try:
+        start(path)
+    except ValueError as error:
+        print(f"poolwarden: {_VARIABLE}: {error}", file=sys.stderr)
 
 
 _recorder: Recorder | None = None
