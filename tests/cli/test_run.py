@@ -15,7 +15,8 @@ import pytest
 from tests.activation.probes import PROGRAM, ROOT
 
 PROGRAMS = {
-    "facts": "import sys; print(sys.argv, sys.path[0], __name__, __file__, getattr(__spec__, 'name', None), __package__)",
+    "facts": "import sys; print(sys.argv, sys.path[0], __name__, __file__, __package__)",
+    "spec": "print(getattr(__spec__, 'name', None))",
     "main": "import sys; print(sys.modules['__main__'].__dict__ is globals())",
     "stdin": "import sys; print(sys.stdin.read())",
     "raises": "def f():\n    1 / 0\nf()",
