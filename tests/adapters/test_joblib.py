@@ -34,16 +34,13 @@ joblib = pytest.importorskip("joblib")
 
 from joblib import Parallel, delayed, parallel_config  # noqa: E402
 
-from poolwarden.adapters.joblib import register  # noqa: E402
-
 VERSION = tuple(int(part) for part in joblib.__version__.split(".")[:2])
 INNER = ("loky", "multiprocessing")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def warm_joblib(warm: None) -> None:
-    """Make the backend known, and start what joblib keeps for the whole process."""
-    register()
+    """Start what joblib keeps for the whole process."""
     with parallel_config("poolwarden", n_jobs=2):
         Parallel()(delayed(abs)(n) for n in range(2))
     end_reusable()
@@ -401,7 +398,7 @@ def test_workers_import_nothing_of_the_parents_half() -> None:
         found = within(DEADLINE, Parallel(), [delayed(eval)(loaded)] * 2)[0]
 
     ours = {name.split(".")[1] for name in found if name.startswith("poolwarden.")}
-    assert ours == {"worker"}
+    assert ours == {"on_import", "worker"}
 
 
 class TestOptions:

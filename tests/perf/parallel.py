@@ -26,9 +26,9 @@ def first_of(array: Any) -> float:
 def _parallel(variant: str) -> Any:
     import joblib
 
-    from poolwarden.adapters.joblib import register
+    if variant == "guarded":
+        import poolwarden  # noqa: F401 - makes the backend known
 
-    register()
     return joblib.Parallel(WORKERS, backend={"bare": "loky", "guarded": "poolwarden"}[variant])
 
 

@@ -50,9 +50,9 @@ class Method:
         self._name = name
 
     def bare(self, *args: Any, **kwargs: Any) -> Any:
-        """Call what the class has."""
+        """Call what the class has; nothing while the owner is collected with what calls us."""
         owner: Any = self._owner()
-        return getattr(type(owner), self._name)(owner, *args, **kwargs)
+        return None if owner is None else getattr(type(owner), self._name)(owner, *args, **kwargs)
 
 
 class Birth(Method):

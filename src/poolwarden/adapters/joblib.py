@@ -2,8 +2,10 @@
 
 A backend of joblib submits batches of tasks to a host: to the copy of loky
 that joblib brings, or to a pool of `multiprocessing`. The host's adapter
-guards that; `joblib_backends` has what is different for joblib. Here is how
-users get at it: by names in ``joblib.parallel.BACKENDS``, and with options.
+guards that; `joblib_backends` has what is different for joblib. Here are the
+options of "poolwarden", and what `install` puts in the place of joblib's own;
+``import poolwarden`` makes the name known (into ``joblib.parallel.BACKENDS``:
+only `joblib.parallel_config` looks a name up elsewhere too).
 Importing this imports joblib, 1.3 or later.
 """
 
@@ -115,17 +117,6 @@ def _check() -> None:
     check(JoblibBackends.all_seams(), "joblib")
 
 
-def register() -> None:
-    """Make ``backend="poolwarden"`` known to joblib; a second time changes nothing.
-
-    Notes
-    -----
-    Into the table itself: joblib looks a name up in ``EXTERNAL_BACKENDS`` only
-    in `joblib.parallel_config`, and not in ``Parallel(backend=name)``.
-    """
-    _parallel.BACKENDS.setdefault(NAME, make_backend)
-
-
 def _named_as(bare: Any, ours: type) -> Any:
     """Return joblib's class with `ours` before it; its name is in joblib's messages."""
     return type(bare.__name__, (ours, bare), {"__module__": bare.__module__})
@@ -159,9 +150,8 @@ class JoblibBackends:
 
     @classmethod
     def install(cls, policy: Policy) -> None:
-        """Have every task of joblib's process backends guarded from now on, and register ours."""
+        """Have every task of joblib's process backends guarded from now on."""
         _check()
-        register()
         Guarded.installed = policy
         for name, ours in cls._ours.items():
             there = _parallel.BACKENDS.get(name)
