@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import pickle
-import select
 import sys
 import threading
 import weakref
@@ -38,10 +36,11 @@ from ..worker.member import birth
 from .base import PoolAdapter
 from .base_executor_births import Replacements
 from .base_executor_end import ExecutorEnd
-from .base_executor_hooks import MAIL, Birth, Processes, Shutdown, Starter
+from .base_executor_hooks import Birth, Processes, Shutdown, Starter
 from .base_executor_mail import ManagerMail
 from .base_executor_older import OlderTasks
 from .base_executor_queue import CallQueue
+from .base_executor_thread import METHODS, ManagerThread
 from .base_executor_work import Work
 
 log = logging.getLogger("poolwarden")
@@ -56,13 +55,6 @@ _OWN_FILES: Final = (
     "asyncio/base_events.py",
     "process_executor.py",
     "reusable_executor.py",
-)
-_THREAD_METHODS: Final = (
-    "wait_result_broken_or_wakeup",
-    "add_call_item_to_queue",
-    "flag_executor_shutting_down",
-    "join_executor_internals",
-    "terminate_broken",
 )
 _numbers = itertools.count(1)
 _guarded: weakref.WeakSet[ExecutorAdapter] = weakref.WeakSet()
@@ -94,6 +86,7 @@ class ExecutorAdapter(PoolAdapter):
     def __init__(self, policy: Policy, executor: Any) -> None:
         super().__init__(getattr(executor._call_queue, "_reducers", None))
         self.queue = CallQueue(self, executor)
+        self.manager = ManagerThread(self, executor)
         self.mail = ManagerMail(self, executor._result_queue._writer)
         self.replacements = Replacements(self)
         self.end = ExecutorEnd(self)
@@ -105,9 +98,8 @@ class ExecutorAdapter(PoolAdapter):
         self._work_ids = executor._work_ids
         self._bare_initializer = executor._initializer, executor._initargs
         self._max_workers: int = executor._max_workers
-        self.thread: Any = None
         self._ended = False
-        self._leaving = False
+        self.leaving = False
         self.settling = threading.Lock()
 
     @classmethod
@@ -116,7 +108,7 @@ class ExecutorAdapter(PoolAdapter):
         executor, thread = cls.module.ProcessPoolExecutor, cls.module._ExecutorManagerThread
         return (
             *attributes_of(executor, cls.attributes),
-            *(Seam(thread, name) for name in _THREAD_METHODS),
+            *(Seam(thread, name) for name in METHODS),
         )
 
     # Guarding.
@@ -212,9 +204,9 @@ class ExecutorAdapter(PoolAdapter):
         elif threading.current_thread() is not thread:
             # Only there nothing can be sent between the look and the end.
             self.mail.call(self.guard.look_for_end)
-        elif not self._leaving and not any(isinstance(item, Work) for item in self.pending.values()):
+        elif not self.leaving and not any(isinstance(item, Work) for item in self.pending.values()):
             # Behind the messages that are on their way; there will be no more.
-            self._leaving = True
+            self.leaving = True
             self.mail.call(self._leave)
             self.mail.hold()
 
@@ -225,11 +217,9 @@ class ExecutorAdapter(PoolAdapter):
         self.replacements.make()
         with self.thread.shutdown_lock:
             if self.guard.is_retiring:
-                for name in (*_THREAD_METHODS, *self.birth_methods, "_poolwarden"):
-                    vars(self.thread).pop(name, None)
-                del self._work_ids.get
+                self.manager.give_back()
                 self.finish_guarding()
-        self._leaving = False
+        self.leaving = False
 
     @staticmethod
     def cancel_future(future: Any) -> bool | None:
@@ -239,6 +229,11 @@ class ExecutorAdapter(PoolAdapter):
                 if isinstance(item, Work) and item.caller is future:
                     return item.stop()
         return None
+
+    @property
+    def thread(self) -> Any:
+        """The host's manager thread; None before the first task and after the end."""
+        return self.manager.thread
 
     @property
     def pending(self) -> dict[Any, Any]:
@@ -258,17 +253,6 @@ class ExecutorAdapter(PoolAdapter):
             self._pending[work_id] = Work(self, work_id, item, caller_site(_OWN_FILES, sys._getframe(1)))
         type(self._work_ids).put(self._work_ids, work_id, *args)
 
-    def _next_id(self, *args: Any, **kwargs: Any) -> Any:
-        """Stand in for ``_work_ids.get``, without ids that are answered already.
-
-        The host looks each of them up among those that are pending. loky's
-        leaves some behind when it is shut down with ``kill_workers``.
-        """
-        while True:
-            work_id = type(self._work_ids).get(self._work_ids, *args, **kwargs)
-            if work_id in self.pending:
-                return work_id
-
     def may_host_start(self, owner: Any) -> bool:
         """Return whether the host may start workers now; `owner` is the executor or its manager thread."""
         return self.guard.broken is None
@@ -281,21 +265,8 @@ class ExecutorAdapter(PoolAdapter):
 
     def take_thread(self, thread: Any) -> None:
         """Hook the manager thread up, before it is started if possible."""
-        self.thread = thread
         self._lock_births(thread)
-        thread.processes = self.processes_by_pid
-        self._poll = select.poll()
-        self._results = self._result_queue._reader
-        self._wakeups = thread.thread_wakeup._reader
-        self._poll.register(self._results.fileno(), select.POLLIN)
-        self._poll.register(self._wakeups.fileno(), select.POLLIN)
-        thread.wait_result_broken_or_wakeup = self._wait
-        thread.add_call_item_to_queue = self._add_calls
-        thread.flag_executor_shutting_down = self.flag_shutting_down
-        thread.join_executor_internals = self.end.join_internals
-        thread.terminate_broken = self.end.terminate_broken
-        thread._poolwarden = self
-        self._work_ids.get = self._next_id
+        self.manager.take(thread)
 
     def end_unused(self) -> None:
         """End the guard of an executor that was shut down or collected, and had never started."""
@@ -313,42 +284,12 @@ class ExecutorAdapter(PoolAdapter):
 
     def let_go(self) -> None:
         """Drop what would keep pipes open as long as somebody keeps the executor, which has ended."""
-        self._result_queue = self._results = self.thread = None
+        self._result_queue = None
+        self.manager.let_go()
         self.queue.let_go()
         self.processes_by_pid = Processes(self, {})
 
     # In the manager thread.
-
-    def _add_calls(self) -> None:
-        self.queue.gate.enter()
-        try:
-            type(self.thread).add_call_item_to_queue(self.thread)
-        finally:
-            self.queue.gate.leave()
-
-    def _wait(self) -> tuple[Any, bool, Any]:
-        """Stand in for ``wait_result_broken_or_wakeup``; never reports a broken executor for a death."""
-        result, broken, cause = None, False, None
-        if self.mail.is_held and not self._leaving:
-            self.mail.release()
-        ready = {fd for fd, _ in self._poll.poll()}
-        if self._results.fileno() in ready:
-            try:
-                result = self._results.recv()
-            except BaseException as error:
-                # Of a task that was sent before the guard came.
-                broken, cause = True, self.undecodable(error)
-            if type(result) is tuple and result[0] == MAIL:
-                self.mail.handle(*result[1:])
-                result = None
-            elif getattr(result, "work_id", None) == MAIL:
-                result = None
-            elif self.is_bad(result):
-                broken, cause, result = True, self.bad_cause(result), None
-        if self._wakeups.fileno() in ready:
-            # All of them at once; each is an empty message.
-            os.read(self._wakeups.fileno(), 1 << 16)
-        return result, broken or self.guard.broken is not None, cause
 
     def unpicklable(self, error: BaseException) -> BaseException:
         """Return what the host says of a call that cannot be pickled."""
