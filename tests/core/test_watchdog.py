@@ -90,7 +90,7 @@ def watched():
 
 
 def wait_until_quiet():
-    """Return when the watchdog's thread sleeps, having handled everything so far."""
+    """Return when the watchdog's thread sleeps, or has ended, having handled everything so far."""
     owner = Owner()
     watchdog().schedule(owner, time.monotonic())
     owner.wait()
@@ -103,7 +103,12 @@ def thread_status(name):
 
 
 def is_asleep():
-    return thread_status("State:") == "S" and not watchdog()._kicked
+    if watchdog()._thread is None:
+        return True
+    try:
+        return thread_status("State:") == "S" and not watchdog()._kicked
+    except (FileNotFoundError, AttributeError):  # it is ending right now
+        return False
 
 
 # -- ends of processes ----------------------------------------------------------------------------
@@ -341,14 +346,29 @@ def test_nobody_waits_for_it_however_much_is_asked_for_while_it_is_busy(make_own
 
 def test_there_is_one_daemon_thread_and_it_knows_itself(make_owner):
     seen = []
-    owner = make_owner(lambda *_: seen.append(watchdog().is_current_thread()))
+    owner = make_owner(
+        lambda *_: seen.append((watchdog().is_current_thread(), threading.current_thread().daemon))
+    )
     watchdog().schedule(owner, time.monotonic())
     owner.wait()
     eventually(lambda: seen, "the answer")
-    assert seen == [True]
+    assert seen == [(True, True)]
     assert not watchdog().is_current_thread()
     assert watchdog() is watchdog()
-    assert watchdog()._thread.daemon
+
+
+def test_the_thread_is_there_only_while_there_is_something_to_wait_for(owner, watched):
+    """A program that forks beside another thread is warned, since 3.12."""
+
+    def threads():
+        return [thread for thread in threading.enumerate() if thread.name == "poolwarden-watchdog"]
+
+    for _ in range(2):
+        _, fd = watched()
+        watchdog().watch(fd, owner, "token")
+        assert len(threads()) == 1
+        watchdog().unwatch(fd)
+        eventually(lambda: not threads(), "no thread")
 
 
 # -- owners that misbehave ------------------------------------------------------------------------

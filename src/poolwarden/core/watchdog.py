@@ -3,8 +3,10 @@
 Covers waiting only: what a death means is its owner's. Runs in the parent. The
 thread sleeps in a single wait on the exit descriptors of all watched processes
 and a wake-up pipe, with a time-out only when a deadline is set: an idle
-process is never woken. It is a daemon, is made anew after a fork, and survives
-any exception of an owner.
+process is never woken. It is a daemon, is made anew after a fork, survives any
+exception of an owner, and is there only while there is something to wait for:
+since Python 3.12 a program that forks its next pool beside another thread is
+warned.
 """
 
 from __future__ import annotations
@@ -46,14 +48,13 @@ class Watchdog:
         self._reader, self._writer = Pipe(duplex=False)
         self._kicked = False
         self._sleeps_until = float("inf")
-        self._thread = threading.Thread(target=self._run, name="poolwarden-watchdog", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def watch(self, fd: int, owner: Owner, token: Hashable) -> None:
         """Report to `owner` when `fd` (a pidfd or sentinel) becomes readable."""
         with self._lock:
             self._watched[fd] = (owner, token)
-            self._kick()
+            self._wake()
 
     def unwatch(self, fd: int) -> None:
         """Stop watching `fd`; the caller may close it afterwards."""
@@ -62,6 +63,7 @@ class Watchdog:
             # returns the number may stand for another file: reports are
             # looked up in the table, so an unwatched one is dropped.
             self._watched.pop(fd, None)
+            self._end_if_idle()
 
     def schedule(self, owner: Owner, when: float) -> None:
         """Call ``owner.on_deadline`` at `when` (``time.monotonic()``) or soon after.
@@ -72,7 +74,7 @@ class Watchdog:
             if when < self._deadlines.get(owner, float("inf")):
                 self._deadlines[owner] = when
                 if when < self._sleeps_until:
-                    self._kick()
+                    self._wake()
 
     def forget(self, owner: Owner) -> None:
         """Drop all that was asked for by `owner`."""
@@ -80,10 +82,26 @@ class Watchdog:
             self._deadlines.pop(owner, None)
             for fd in [fd for fd, (other, _) in self._watched.items() if other is owner]:
                 del self._watched[fd]
+            self._end_if_idle()
 
     def is_current_thread(self) -> bool:
         """Return whether the caller runs in the watchdog's own thread."""
         return threading.current_thread() is self._thread
+
+    def _wake(self) -> None:
+        if self._thread is not None:
+            self._kick()
+            return
+        self._thread = threading.Thread(target=self._run, name="poolwarden-watchdog", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            # The interpreter ends, and starts no more threads (3.12); nor can it start more workers.
+            self._thread = None
+
+    def _end_if_idle(self) -> None:
+        if self._thread is not None and not self._watched and not self._deadlines:
+            self._kick()
 
     def _kick(self) -> None:
         if not self._kicked and not self.is_current_thread():
@@ -93,6 +111,10 @@ class Watchdog:
     def _run(self) -> None:
         while True:
             with self._lock:
+                if not self._watched and not self._deadlines:
+                    self._thread = None
+                    self._sleeps_until = float("inf")
+                    return
                 waited = [self._reader, *self._watched]
                 self._sleeps_until = min(self._deadlines.values(), default=float("inf"))
                 timeout = None
