@@ -39,7 +39,9 @@ class Policy:
         is never run again.
     losses : {"raise", "return"}
         Whether a lost or timed-out item of a call raises, or its error object
-        takes its place in the result.
+        takes its place in the result of ``map``, ``starmap``, ``imap`` and
+        joblib's ``Parallel``, and the rest of the call goes on. A task that was
+        submitted alone (``apply_async``, ``submit``) raises either way.
     startup_timeout : float, optional
         Seconds a worker may take to get through its initializer. None: no
         limit.
@@ -51,6 +53,15 @@ class Policy:
     ConfigurationError
         A value is of the wrong kind or out of range; the text names the valid
         ones.
+
+    Notes
+    -----
+    Nothing runs twice with ``retries=0``. With more, only the item that was
+    running when its worker died, and one that had just ended but whose result
+    was not kept yet: each at most `retries` times more. With ``retries`` or
+    ``losses="return"``, each result of a chunk or batch is kept as soon as it
+    is there, so that another worker goes on behind it; with neither, a chunk
+    or batch that loses its worker fails as a whole.
     """
 
     timeout: float | None = None

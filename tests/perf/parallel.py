@@ -9,7 +9,7 @@ from typing import Any
 from .pairs import Case, Row, Samples
 
 WORKERS = 2
-TASKS = 20_000
+TASKS = 100_000
 #: Bytes of one array, and how many a call has.
 SIZE, ARRAYS = 10_000_000, 8
 
@@ -38,7 +38,7 @@ def tiny(variant: str, quick: bool) -> Samples:
 
     parallel, count = _parallel(variant), TASKS // 10 if quick else TASKS
     rates = []
-    for round_ in range(3 if quick else 7):
+    for round_ in range(3 if quick else 6):
         began = time.perf_counter()
         parallel(delayed(nothing)(n) for n in range(count))
         if round_:
