@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 import pytest
 
-from poolwarden.core.seams import Patch, Seam, check, check_attributes
+from poolwarden.core.seams import Patch, Seam, attributes_of, check, check_attributes
 from poolwarden.errors import ConfigurationError
 
 
@@ -217,3 +218,21 @@ def test_missing_attributes_are_named(host):
     check_attributes(host(), ("plain", "constant"), "Host")
     with pytest.raises(ConfigurationError, match=r"as a Pool: it has no _one, _two\. It is as it was"):
         check_attributes(host(), ("plain", "_one", "_two"), "Pool")
+
+
+def test_attributes_are_found_though_what_stores_them_is_wrapped():
+    class Host:
+        def __init__(self):
+            self.there = 1
+
+    bare = Host.__init__
+
+    @functools.wraps(bare)
+    def wrapper(self):
+        bare(self)
+
+    Host.__init__ = wrapper
+    there, missing = attributes_of(Host, ("there", "missing"))
+
+    assert there.problem() is None
+    assert missing.problem() is not None

@@ -71,7 +71,8 @@ def _stored(owner: type) -> frozenset[str]:
         for cls in owner.__mro__
         for member in vars(cls).values()
         if inspect.isfunction(member)
-        for instruction in dis.get_instructions(member)
+        # Start-up files wrap what makes a pool; others wrap it as well.
+        for instruction in dis.get_instructions(inspect.unwrap(member))
         if instruction.opname == "STORE_ATTR"
     )
 
