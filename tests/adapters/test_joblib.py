@@ -129,6 +129,7 @@ class TestOneTaskIsLost:
             error = lost(Parallel(), only_for(5, fail(SystemExit(3)), square), 10)
 
         assert isinstance(error, TaskExitError)
+        assert error.exit is None
 
     def test_an_ordinary_exception_is_the_tasks_own(self, inner: str) -> None:
         with parallel_config("poolwarden", n_jobs=2, inner=inner):

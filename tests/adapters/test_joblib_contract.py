@@ -65,6 +65,7 @@ class TestJoblib(
     test_workers_are_recycled_as_asked_and_nothing_is_lost = None
     test_a_soft_timeout_strikes_one_item_and_the_worker_goes_on = None
     test_idle_time_does_not_count = None
+    test_an_exit_is_an_error_and_the_worker_lives = None
     test_an_interrupted_task_can_clean_up_and_the_worker_lives = None
     if VERSION < (1, 5):  # no options for workers
         test_initializer_arguments_reach_every_worker = None

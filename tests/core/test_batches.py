@@ -54,7 +54,24 @@ def fail() -> None:
     raise ValueError("as any function may")
 
 
-def never() -> None:
+#: What became of `Counted` objects.
+counted: list[str] = []
+
+
+class Counted:
+    def __reduce__(self) -> Any:
+        return make_counted, ()
+
+    def __del__(self) -> None:
+        counted.append("dropped")
+
+
+def make_counted() -> Counted:
+    counted.append("made")
+    return Counted()
+
+
+def never(*_: object) -> None:
     raise AssertionError("it was called off")
 
 
@@ -152,6 +169,17 @@ class TestCallingOff:
 
         assert run(tickets, ticket, folder) == (True, None)
         assert not [name for name in os.listdir(folder) if name.startswith("x")]
+
+    def test_its_arguments_are_made_and_dropped(self, tickets: Tickets, issue: Any, folder: str) -> None:
+        # joblib counts the references to an array that workers map.
+        ticket = issue((never, (Counted(),), {}), flags=ASK)
+        ticket.cancelled = True
+        tickets.call_off(ticket)
+        counted.clear()
+
+        run(tickets, ticket, folder)
+
+        assert counted == ["made", "dropped"]
 
     def test_others_do(self, tickets: Tickets, issue: Any, folder: str) -> None:
         off, on = issue((never, (), {}), flags=ASK), issue((add, (1,), {}), flags=ASK)

@@ -114,12 +114,14 @@ def roll_call(folder: str) -> None:
 
 
 def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -> tuple[int, bytes]:
-    if flags & ASK and member.store.is_marked(f"x{ticket}"):
-        return VALUE, _NOTHING
     try:
         call = member.store.load(flags, data, f"c{ticket}")
     except BaseException as error:
         return _pack(member, ticket, UNREADABLE, (type(error).__name__, _text(error)))
+    if flags & ASK and member.store.is_marked(f"x{ticket}"):
+        # Not before: what counts references to a shared array learns of this
+        # one's end only if it was made.
+        return VALUE, _NOTHING
     try:
         if flags & BATCH:
             return _run_batch(member, ticket, flags, call, first)
