@@ -43,11 +43,11 @@ def test_events_are_told_in_order_with_all_that_is_known(herald):
 
 
 @pytest.mark.parametrize("kind", EVENT_KINDS)
-def test_losses_are_warnings_and_repairs_are_not(herald, logged, kind):
+def test_losses_are_warnings_and_what_is_mended_or_meant_is_not(herald, logged, kind):
     herald.tell(kind, Policy(), detail="what happened")
     herald.close()
     (record,) = logged.records
-    repairs = ("pool_repaired", "task_retried", "worker_killed")
+    repairs = ("pool_repaired", "task_retried", "task_cancelled", "worker_killed")
     assert record.levelno == (logging.INFO if kind in repairs else logging.WARNING)
     assert record.name == "poolwarden"
     assert record.getMessage() == f"Pool-7: {kind}: what happened"
