@@ -9,8 +9,10 @@ only wants its pools guarded has to install.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from poolwarden import __version__
 
@@ -108,7 +110,11 @@ def _run(options: argparse.Namespace) -> int:
     program = options.program[is_module:]
     if not program:
         options.parser.error("a script, or -m and a module, is missing")
-    text = spell({name: getattr(options, name) for name in PARSERS})
+    given = {name: value for name in PARSERS if (value := getattr(options, name)) is not None}
+    inherited: dict[str, Any] | None = None
+    with contextlib.suppress(ValueError):  # it was told at start-up, or is replaced here
+        inherited = read(os.environ.get("POOLWARDEN", ""))
+    text = spell({**(inherited or {}), **given})
     try:
         read(text)
         if options.report is not None:

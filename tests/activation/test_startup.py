@@ -117,6 +117,67 @@ def test_a_call_of_install_beats_it() -> None:
     assert (ran.stdout.strip(), ran.stderr) == ("3", "")
 
 
+def test_all_of_the_first_pools_are_guarded_when_threads_make_them() -> None:
+    ran = run(
+        "import multiprocessing, threading\n"
+        "made, gate = [], threading.Barrier(4)\n"
+        "def make():\n"
+        "    gate.wait(30)\n"
+        "    made.append(multiprocessing.get_context('spawn').Pool(1))\n"
+        "import multiprocessing.pool\n"
+        "threads = [threading.Thread(target=make) for _ in range(4)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join(40)\n"
+        "print(*(hasattr(pool, '_poolwarden') for pool in made))\n"
+        "for pool in made: pool.terminate(); pool.join()\n"
+    )
+    assert (ran.stdout.split(), ran.stderr) == (["True"] * 4, "")
+
+
+def test_a_patch_of_another_tool_stays() -> None:
+    ran = run(
+        "import multiprocessing.pool\n"
+        "cls, seen = multiprocessing.pool.Pool, []\n"
+        "inner = cls.__init__\n"
+        "def theirs(self, *args, **kwargs):\n"
+        "    seen.append(1)\n"
+        "    inner(self, *args, **kwargs)\n"
+        "cls.__init__ = theirs\n"
+        "def make():\n"
+        "    pool = multiprocessing.get_context('fork').Pool(1)\n"
+        "    pool.terminate(); pool.join()\n"
+        "    return pool\n"
+        "pools = [make(), make()]\n"
+        "print(len(seen), *(hasattr(pool, '_poolwarden') for pool in pools))\n"
+        "import poolwarden; poolwarden.uninstall()\n"
+        "print(vars(cls)['__init__'] is theirs)\n"
+    )
+    assert (ran.stdout.split(), ran.stderr) == (["2", "True", "True", "True"], "")
+
+
+def test_a_pool_of_threads_pays_nothing() -> None:
+    ran = run(
+        "from multiprocessing.pool import ThreadPool\n"
+        "with ThreadPool(1) as pool: print(pool.map(abs, [-1]))\n"
+        "print(*(name for name in sys.modules if name == 'wrapt' or name.startswith('poolwarden.core')))\n"
+    )
+    assert (ran.stdout.split(), ran.stderr) == (["[1]"], "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_bad_value_stops_nobody_whose_stderr_is_full() -> None:
+    ran = run(
+        "import os, poolwarden_startup\n"
+        "os.environ['POOLWARDEN'] = 'timeout=no'\n"
+        "with open('/dev/full', 'w', buffering=1) as sys.stderr:\n"
+        "    poolwarden_startup.start()\n"
+        "    print('fine')\n"
+        "    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())\n",
+        value="",
+    )
+    assert (ran.stdout.strip(), ran.returncode) == ("fine", 0), ran.stderr
+
+
 def test_the_constructor_looks_as_before() -> None:
     ran = run(
         "import inspect, multiprocessing.pool\n"

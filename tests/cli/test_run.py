@@ -127,6 +127,21 @@ def test_options_and_report(tmp_path: Path) -> None:
     assert kinds.count("task_retried") == kinds.count("task_lost") == 1
 
 
+@pytest.mark.parametrize("before", ["1", "off", "timeout=no", "timeout=9,grace=2"])
+def test_its_options_beat_the_variable(tmp_path: Path, before: str) -> None:
+    """Also where a start-up file has read the variable already, which decides as the interpreter starts."""
+    (tmp_path / "loses.py").write_text(
+        LOSES.replace(".retries)", ".retries, pool._poolwarden.guard.policy.grace)")
+    )
+    start = "import poolwarden_startup as it, sys; it.start(); sys.argv[0] = 'poolwarden'\n"
+    main = "from poolwarden.__main__ import main; sys.exit(main())"
+
+    ran = python(tmp_path, "-c", start + main, "run", "--timeout", "5", "loses.py", POOLWARDEN=before)
+
+    grace = "2.0" if "grace" in before else "0.0"
+    assert ran.stdout.split() == ["5.0", "0", grace, "lost"], ran.stderr
+
+
 def test_a_report_is_written_though_nothing_happened(tmp_path: Path) -> None:
     (tmp_path / "nothing.py").write_text("print('nothing')")
 

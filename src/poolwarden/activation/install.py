@@ -6,6 +6,7 @@ here would cost more than most programs, and they may not be installed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import sys
@@ -62,6 +63,16 @@ def uninstall() -> None:
         _policy = None
         while _installed:
             _installed.pop().uninstall()
+
+
+def load() -> None:
+    """Import what `install` needs for the hosts that are imported; it tells what fails."""
+    import wrapt  # noqa: F401
+
+    for host in HOSTS:
+        if host.imported in sys.modules:
+            with contextlib.suppress(Exception):
+                host.load()
 
 
 def _install(host: Host) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import RLock
 
 from ..on_import import when_imported
 from ..options import read
@@ -35,29 +36,33 @@ CONSTRUCTORS: Final = {
     "joblib.parallel": ("Parallel", "parallel_config"),
 }
 
-_started = False
+_text: str | None = None
 _options: dict[str, Any] | None = None
-_replaced: list[tuple[Any, Any]] = []
+_replaced: list[tuple[Any, Any, Any]] = []
+_awaiting = False
+#: Held while the first pool has the guard installed; the second waits for it.
+_installing = RLock()
 
 
 def start() -> None:
-    """Prepare this process as `POOLWARDEN` says; once, however often it is called.
+    """Prepare this process as `POOLWARDEN` says; again only if it has changed, for ``poolwarden run``.
 
     A value that cannot be read is told on stderr, by the first process of a
     tree that sees it, and means off.
     """
-    global _started, _options
-    if _started:
-        return
-    _started = True
+    global _text, _options, _awaiting
     text = os.environ.get(VARIABLE, "")
+    if text == _text:
+        return
+    _text, _options = text, None
     try:
         _options = read(text)
     except ValueError as error:
         if os.environ.get(_COMPLAINED) != text:
             os.environ[_COMPLAINED] = text
             _complain(error)
-    if _options is not None:
+    if _options is not None and not _awaiting:
+        _awaiting = True
         for module in CONSTRUCTORS:
             when_imported(module, _prepare)
 
@@ -67,8 +72,10 @@ def stand_down() -> None:
     global _options
     _options = None
     while _replaced:
-        cls, bare = _replaced.pop()
-        cls.__init__ = bare
+        cls, bare, ours = _replaced.pop()
+        # Else another tool has patched it since, and keeps ours, which passes everything through.
+        if vars(cls)["__init__"] is ours:
+            cls.__init__ = bare
 
 
 def _prepare(module: ModuleType) -> None:
@@ -79,13 +86,23 @@ def _prepare(module: ModuleType) -> None:
         cls = getattr(module, name)
         bare = cls.__init__
         cls.__init__ = _first_call(cls, bare)
-        _replaced.append((cls, bare))
+        _replaced.append((cls, bare, cls.__init__))
 
 
 def _first_call(cls: Any, bare: Any) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it stands in for one
+        if any(each.__name__ == "ThreadPool" for each in type(self).__mro__):
+            bare(self, *args, **kwargs)
+            return
+        outermost, options = vars(cls)["__init__"] is __init__, _options
         _install()
-        cls.__init__(self, *args, **kwargs)
+        if outermost:
+            cls.__init__(self, *args, **kwargs)
+            return
+        # Called from another tool's patch: the class's own would come back to here for ever.
+        bare(self, *args, **kwargs)
+        if options is not None:
+            _guard_late(self, options)
 
     # What `functools.wraps` does, which is not imported at start.
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
@@ -95,20 +112,54 @@ def _first_call(cls: Any, bare: Any) -> Any:
 
 
 def _install() -> None:
-    """Install the guard in the place of the replacements; a failure is told, and the pool is made bare."""
-    options = _options
-    stand_down()
-    if options is None:
-        # Another thread was quicker.
-        return
-    try:
-        from .install import install
+    """Install the guard in the place of the replacements; a failure is told, and the pool is made bare.
 
-        install(**options)
+    Pools of other threads wait until that is done, or they would be bare.
+    """
+    with _installing:
+        options = _options
+        if options is None:
+            # Another thread was quicker.
+            return
+        try:
+            from .install import install, load
+
+            # Takes tens of ms, in which the replacements keep other threads here.
+            load()
+            install(**options)
+        except Exception as error:
+            stand_down()
+            _complain(error)
+
+
+def _guard_late(pool: Any, options: dict[str, Any]) -> None:
+    """Guard the first pool, whose construction had begun when the guard was installed."""
+    try:
+        from .api import guard
+
+        guard(pool, **options)
+    except TypeError:
+        # What chooses joblib's backend is no pool.
+        pass
     except Exception as error:
         _complain(error)
 
 
+def _in_forked_process() -> None:
+    global _installing
+    # A thread that does not exist here may have held it.
+    _installing = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_process)
+
+
 def _complain(error: Exception) -> None:
-    if sys.stderr is not None:
+    if sys.stderr is None:
+        return
+    try:  # noqa: SIM105 - contextlib is not imported at start
         print(f"poolwarden: {error} Nothing is guarded.", file=sys.stderr)
+    except (OSError, ValueError):
+        # It is full, or closed: at start-up that would end the interpreter.
+        pass
