@@ -109,7 +109,7 @@ def test_imports_point_down(path: Path) -> None:
     "path", [path for path in sources() if part_of(module_name(path)) == "adapters"], ids=module_name
 )
 def test_adapters_do_not_import_each_other(path: Path) -> None:
-    """A host may take several files: ``pool.py``, ``pool_feed.py``; what hosts share is ``base*.py``."""
+    """A host may take several files: ``joblib.py``, ``joblib_pool.py``; what hosts share is ``base*.py``."""
     host = path.stem.partition("_")[0]
     for line, name in imports(path):
         if name.startswith("poolwarden.adapters."):

@@ -77,6 +77,12 @@ def test_its_options_reach_the_pool(value: str, timeout: str) -> None:
     assert (ran.stdout.strip(), ran.stderr) == (timeout, "")
 
 
+def test_it_reaches_the_copy_of_multiprocessing() -> None:
+    pytest.importorskip("multiprocess")
+    ran = run(MAKES_A_POOL.replace("multiprocessing", "multiprocess"), "timeout=7")
+    assert (ran.stdout.strip(), ran.stderr) == ("7.0", "")
+
+
 def test_a_bad_value_is_told_once_in_a_tree_and_means_off() -> None:
     ran = run("import os\n" + MAKES_A_POOL + "print(os.environ['POOLWARDEN_COMPLAINED'])", "timeout=no")
     assert ran.stdout.split() == ["False", "timeout=no"]

@@ -105,10 +105,10 @@ class BindPool(PoolBinding):
         "starmap_async": _all_at_once(
             lambda pool, f, xs, n: pool.starmap_async(f, _pairs(xs), n).get(DEADLINE), 1
         ),
-        "imap": _one_after_another(Pool.imap, 1),
-        "imap-chunks": _one_after_another(Pool.imap, 3),
-        "imap_unordered": _one_after_another(Pool.imap_unordered, 1),
-        "imap_unordered-chunks": _one_after_another(Pool.imap_unordered, 3),
+        "imap": _one_after_another(lambda pool, f, xs, n: pool.imap(f, xs, n), 1),
+        "imap-chunks": _one_after_another(lambda pool, f, xs, n: pool.imap(f, xs, n), 3),
+        "imap_unordered": _one_after_another(lambda pool, f, xs, n: pool.imap_unordered(f, xs, n), 1),
+        "imap_unordered-chunks": _one_after_another(lambda pool, f, xs, n: pool.imap_unordered(f, xs, n), 3),
     }
 
     blocking: ClassVar = {

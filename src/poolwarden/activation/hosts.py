@@ -59,7 +59,9 @@ HOSTS: Final = (
         "joblib",
     ),
     Host("joblib.parallel", "joblib:JoblibBackends", "joblib.Parallel", "joblib", has_pools=False),
+    Host("multiprocess.pool", "multiprocess:MultiprocessPool", "multiprocess.Pool", "multiprocess"),
     Host("multiprocessing.process", "process:MultiprocessingProcess", "multiprocessing.Process"),
+    Host("multiprocess.process", "multiprocess:MultiprocessProcess", "multiprocess.Process", "multiprocess"),
 )
 
 

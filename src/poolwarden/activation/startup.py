@@ -29,6 +29,7 @@ _COMPLAINED: Final = "POOLWARDEN_COMPLAINED"
 #: What makes pools, by the module that defines it.
 CONSTRUCTORS: Final = {
     "multiprocessing.pool": ("Pool",),
+    "multiprocess.pool": ("Pool",),
     "concurrent.futures.process": ("ProcessPoolExecutor",),
     "loky.process_executor": ("ProcessPoolExecutor",),
     "joblib.externals.loky.process_executor": ("ProcessPoolExecutor",),

@@ -4,8 +4,10 @@ A host is a library with process pools. Its adapter says where a pool can be
 hooked and does what only the host's own plumbing can do; everything else (what
 a death means, timeouts, retries, errors) is the core's. To add a host:
 
-1. Copy ``pool.py``. A host that is a copy of `multiprocessing` needs a subclass
-   of its adapter with another module name, nothing more.
+1. A host that is a copy of `multiprocessing`, or of the executor, needs a
+   subclass of `BasePool` (`ExecutorAdapter`) that names its module and its
+   pickler, nothing more: see ``multiprocess.py``. Any other begins as a copy of
+   ``base_pool.py``, and:
 2. Send tasks as ``worker.envelope.run(*ticket.call(folder))``, with tickets
    from ``guard.tickets.issue``; set ``ticket.sent`` just before the message
    can reach a worker.
@@ -15,18 +17,17 @@ a death means, timeouts, retries, errors) is the core's. To add a host:
    tell ``guard.born`` of each process.
 5. Call ``guard.close`` when the pool ends.
 6. Name the private names that are used in ``all_seams``, for ``poolwarden doctor``.
-7. Add the host to ``activation.hosts``, and a test file that inherits the
-   contract suite.
+7. Add the host to ``activation.hosts``, its constructors to
+   ``activation.startup``, and a test file that inherits the contract suite.
 """
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..worker.payload import Dumper, make_pickler
+from ..worker.payload import pickling_of
 
 if TYPE_CHECKING:
     from ..core.guard import Guard
@@ -50,7 +51,7 @@ class PoolAdapter(ABC):
     pickler_name : str
         ``module:name`` of the host's pickler class, or of its ``dump``
         function; used here and in the workers, so that whatever the host can
-        pickle still can be.
+        pickle still can be. If it has ``loads``, that unpickles.
     """
 
     name: ClassVar[str]
@@ -63,8 +64,7 @@ class PoolAdapter(ABC):
         return ()
 
     def __init__(self, reducers: Any = None) -> None:
-        module, _, name = self.pickler_name.partition(":")
-        self.dumper = Dumper(make_pickler(getattr(importlib.import_module(module), name), reducers))
+        self.dumper, self.loads = pickling_of(self.pickler_name, reducers)
 
     @abstractmethod
     def processes(self) -> list[Any]:

@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Final
 
 from ..core.seams import Patch
-from ..errors import PoolWardenError, with_host_error
+from ..errors import PoolWardenError, TaskTimeoutError, with_host_error
 from ..policy import Policy
 from ..worker.member import REDUCERS_FILE
 from ..worker.orphan import lifeline_for
@@ -85,7 +85,7 @@ class LokyExecutor(ExecutorAdapter):
             thread.processes_management_lock = _ProcessesLock(self, thread.processes_management_lock)
 
     def as_host_error(self, error: BaseException) -> BaseException:
-        if not isinstance(error, PoolWardenError):
+        if not isinstance(error, PoolWardenError) or isinstance(error, TaskTimeoutError):
             return error
         error = with_host_error(error, self.module.TerminatedWorkerError)
         return with_host_error(error, self.module.ShutdownExecutorError) if self._killing else error

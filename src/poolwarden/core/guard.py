@@ -144,7 +144,8 @@ class Guard:
         """Return the kind of outcome to settle; None if the chunk goes on behind the item."""
         text, item = pickle.loads(data)
         info = ticket.info(item)
-        error = verdicts.task_timeout(info, None, ticket.timeout_of(item) or 0.0, text, soft=True)
+        limit = ticket.timeout_of(item) or 0.0
+        error = self.adapter.as_host_error(verdicts.task_timeout(info, None, limit, text, soft=True))
         self.tell("task_timeout", task=info, detail=_first_line(error), stack=_own_traceback(text))
         following = self.tickets.lose(ticket, item, error, retry=False)
         if following is None:
@@ -393,7 +394,7 @@ class Guard:
             error, event = CancelledError(), "task_cancelled"
         elif killed is not None and killed.reason == "timeout":
             stack, limit = killed.stack, ticket.timeout_of(seen.item) or 0.0
-            error = verdicts.task_timeout(info, exit, limit, stack, soft=False)
+            error = self.adapter.as_host_error(verdicts.task_timeout(info, exit, limit, stack, soft=False))
             event = "task_timeout"
         else:
             stack = worker.crash_stack() if exit.signal in _CRASHES else None

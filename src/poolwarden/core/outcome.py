@@ -6,7 +6,6 @@ never raises: what cannot be unpickled becomes a `PayloadError` of that task.
 
 from __future__ import annotations
 
-import pickle
 from typing import TYPE_CHECKING, Any
 
 from ..worker import envelope, payload
@@ -51,13 +50,13 @@ def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) ->
     if kind == envelope.ERROR:
         type_name, text, pickled = content
         try:
-            return adapter.with_remote_traceback(pickle.loads(pickled), text)
+            return adapter.with_remote_traceback(adapter.loads(pickled), text)
         except BaseException:
             return verdicts.payload(ticket.info(), "result", type_name, text)
     if kind == envelope.UNSENDABLE:
         why, what, text, pickled = content
         try:
-            cause = pickle.loads(pickled) if pickled else None
+            cause = adapter.loads(pickled) if pickled else None
         except BaseException:
             cause = None
         return adapter.unsendable(why, what, text, cause)
@@ -70,7 +69,7 @@ def _chunk_results(ticket: Ticket, store: payload.Store) -> list[Any]:
     """Return the results of a chunk whose items were kept one by one."""
     frames = payload.read_frames(store, f"p{ticket.number}")
     return [
-        ticket.holes[item] if item in ticket.holes else pickle.loads(frames[item])
+        ticket.holes[item] if item in ticket.holes else store.loads(frames[item])
         for item in range(ticket.count)
     ]
 

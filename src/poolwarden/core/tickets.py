@@ -131,7 +131,7 @@ class Tickets:
 
     def __init__(self, folder: str, adapter: PoolAdapter) -> None:
         self.open: dict[int, Ticket] = {}
-        self.store = payload.Store(folder)
+        self.store = payload.Store(folder, adapter.loads)
         self._adapter = adapter
         self._numbers = itertools.count(1)
         # Set when it may be less.

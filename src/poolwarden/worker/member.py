@@ -14,8 +14,8 @@ import pickle
 
 from . import ledger, signals
 from .ledger import LEFT, PHASE, SAFE_OPEN, Record
-from .orphan import die_with_parent
-from .payload import Dumper, Store, make_pickler
+from .orphan import die_with_parent, process_package
+from .payload import Store, pickling_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ class Member:
         self.folder = folder
         self.in_task = False
         self.soft_error: BaseException | None = None
-        self.store = Store(folder)
-        self.record = _make_record(self.store)
         with open(f"{folder}/{HOST_FILE}", encoding="utf-8") as text:
-            module, _, name = text.read().partition(":")
+            pickler_name = text.read()
         if reducers is None:
             with contextlib.suppress(FileNotFoundError), open(f"{folder}/{REDUCERS_FILE}", "rb") as file:
                 reducers = pickle.load(file)
-        self.dumper = Dumper(make_pickler(getattr(importlib.import_module(module), name), reducers))
+        self.dumper, loads = pickling_of(pickler_name, reducers)
+        self.store = Store(folder, loads)
+        self.record = _make_record(self.store)
         fd = os.open(
             f"{folder}/{os.getpid()}.stack", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_OPEN, 0o600
         )
@@ -163,7 +163,7 @@ def _make_record(store: Store) -> Record:
 
 
 def _mark_orderly_exit(member: Member) -> None:
-    from multiprocessing import util
+    util = importlib.import_module(f"{process_package()}.util")
 
     def mark() -> None:
         # An initializer that failed, or a task in which a handler of the

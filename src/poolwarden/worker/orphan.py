@@ -15,10 +15,11 @@ are left alone.
 
 from __future__ import annotations
 
-import multiprocessing.process
+import importlib
 import os
 import select
 import signal
+import sys
 import threading
 
 try:
@@ -37,8 +38,11 @@ F_SETSIG: Final = 10
 _POOL_MODULES: Final = ("multiprocessing.pool", "multiprocess.pool", "concurrent.futures.process")
 _POOL_SUFFIX: Final = "loky.process_executor"
 
+#: Packages whose processes know their parent; the second is a copy of the first.
+_PACKAGES: Final = ("multiprocessing", "multiprocess")
+
 _armed = False
-_bare_start: Callable[[Any], None] | None = None
+_bare_starts: dict[Any, Callable[[Any], None]] = {}
 # Both ends of the pipe that closes with this process.
 _lifeline: tuple[Any, Any] | None = None
 _parents_lifeline: Any = None
@@ -77,7 +81,7 @@ def die_with_parent(line: Any = None) -> None:
         GIL it cannot act.
     """
     global _armed
-    parent = multiprocessing.process.parent_process()
+    parent = importlib.import_module(f"{process_package()}.process").parent_process()
     if _armed or parent is None:
         return
     sentinel = getattr(parent, "sentinel", None) if line is None else _own_end(line.fileno())
@@ -94,6 +98,19 @@ def die_with_parent(line: Any = None) -> None:
             target=_wait_and_leave, args=(sentinel,), name="poolwarden-orphan", daemon=True
         ).start()
     _follow_nested()
+
+
+def process_package() -> str:
+    """Return the package that has started this process: `multiprocessing`, or its copy."""
+    parents = {
+        package: parent
+        for package in _PACKAGES
+        if (module := sys.modules.get(f"{package}.process")) and (parent := module.parent_process())
+    }
+    if len(parents) > 1:
+        # One of them is what a fork has copied.
+        parents = {name: parent for name, parent in parents.items() if parent.pid == os.getppid()}
+    return next(iter(parents), _PACKAGES[0])
 
 
 def _own_end(fd: int) -> int | None:
@@ -118,18 +135,18 @@ def _handle_of_parent() -> int | None:
 
 def _follow_nested() -> None:
     """Have the workers of pools that are made in this process armed as well."""
-    global _bare_start
-    if _bare_start is None:
-        _bare_start = multiprocessing.process.BaseProcess.start
-        multiprocessing.process.BaseProcess.start = _start  # type: ignore[method-assign,assignment]
+    for package in _PACKAGES:
+        module: Any = sys.modules.get(f"{package}.process")
+        if module is not None and module.BaseProcess not in _bare_starts:
+            _bare_starts[module.BaseProcess] = module.BaseProcess.start
+            module.BaseProcess.start = _start
 
 
 def _start(process: Any) -> None:
     module = getattr(getattr(process, "_target", None), "__module__", None) or ""
     if module in _POOL_MODULES or module.endswith(_POOL_SUFFIX):
         process._target = _ArmedTarget(process._target, lifeline_for(type(process)))
-    assert _bare_start is not None
-    _bare_start(process)
+    next(start for base, start in _bare_starts.items() if isinstance(process, base))(process)
 
 
 class _ArmedTarget:

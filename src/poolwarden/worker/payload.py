@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import io
 import os
 import pickle
@@ -24,6 +25,7 @@ from .ledger import INLINE_MAX, SAFE_OPEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final
 
 #: Name, inside the pool's folder, of a link to a second folder on another file
@@ -48,6 +50,8 @@ class Store:
     ----------
     folder : str
         The pool's private folder.
+    loads : callable, optional
+        Unpickles as the host does.
 
     Raises
     ------
@@ -55,7 +59,8 @@ class Store:
         The folder is gone.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, loads: Callable[[bytes], Any] = pickle.loads) -> None:
+        self.loads = loads
         spill = f"{folder}/{SPILL}"
         self.places = (folder, spill) if os.path.isdir(spill) else (folder,)
         self._slots = os.open(f"{folder}/slots", os.O_RDWR | os.O_CREAT | SAFE_OPEN, 0o600)
@@ -79,15 +84,15 @@ class Store:
         """
         if where & SLOT:
             offset, size = int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
-            return pickle.loads(os.pread(self._slots, size, offset))
+            return self.loads(os.pread(self._slots, size, offset))
         if not where & FILE:
-            return pickle.loads(data)
+            return self.loads(data)
         for place in self.places:
             path = f"{place}/{name}"
             if place == self.places[-1] or os.path.exists(path):
                 break
         with open(path, "rb") as file:
-            return pickle.Unpickler(file).load()
+            return pickle.Unpickler(file).load() if self.loads is pickle.loads else self.loads(file.read())
 
     def mark(self, name: str) -> None:
         """Make an empty file.
@@ -209,6 +214,22 @@ def itself(obj: Any) -> Any:
     Here, so that a worker that unpickles it imports nothing of the parent's.
     """
     return obj
+
+
+def pickling_of(name: str, reducers: Any) -> tuple[Dumper, Callable[[bytes], Any]]:
+    """Return what pickles and what unpickles as a host does.
+
+    Parameters
+    ----------
+    name : str
+        ``module:name`` of the host's pickler class or ``dump`` function. A class
+        may have its own ``loads``, as in `multiprocess`, where dill does both.
+    reducers : dict or None
+        The queue's own reducers.
+    """
+    module, _, name = name.partition(":")
+    host = getattr(importlib.import_module(module), name)
+    return Dumper(make_pickler(host, reducers)), getattr(host, "loads", pickle.loads)
 
 
 def make_pickler(host: Any, reducers: Any) -> Any:

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 from ..core.tickets import Ticket, caller_site
 from ..worker import envelope
 from .base_batch import Batch
-from .pool_results import take_over
+from .base_pool_results import take_over
 
 if TYPE_CHECKING:
-    from .pool import MultiprocessingPool
+    from .base_pool import BasePool
 
 #: Ends of the names of files whose frames are not the user's.
-_OWN_FILES = ("poolwarden/adapters/pool_feed.py", "multiprocessing/pool.py", "multiprocess/pool.py")
+_OWN_FILES = ("poolwarden/adapters/base_pool_feed.py", "multiprocessing/pool.py", "multiprocess/pool.py")
 
 
 class TaskQueue:
@@ -46,7 +46,7 @@ class TaskQueue:
         Jobs whose tasks are not to be sent any more.
     """
 
-    def __init__(self, adapter: MultiprocessingPool, bare: Any) -> None:
+    def __init__(self, adapter: BasePool, bare: Any) -> None:
         self.adapter = adapter
         self.begun = False
         self.cancelled: set[Any] = set()

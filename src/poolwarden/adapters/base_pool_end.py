@@ -1,4 +1,4 @@
-"""The end of a guarded `multiprocessing.Pool`, whichever way it ends.
+"""The end of a guarded pool of `multiprocessing` or a copy of it, whichever way it ends.
 
 Covers ``terminate``, the end of ``with``, being collected and the exit of the
 interpreter (all come through the pool's `Finalize` object), a pool that was
@@ -14,10 +14,10 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing, verdicts
-from .pool_results import Barrier, fail_result
+from .base_pool_results import Barrier, fail_result
 
 if TYPE_CHECKING:
-    from .pool import MultiprocessingPool
+    from .base_pool import BasePool
 
 log = logging.getLogger("poolwarden")
 
@@ -30,7 +30,7 @@ REPAIR_BOUND: Final = 2.0
 class PoolEnd:
     """Stands in for ``Pool._terminate_pool`` of one pool."""
 
-    def __init__(self, adapter: MultiprocessingPool, pool: Any) -> None:
+    def __init__(self, adapter: BasePool, pool: Any) -> None:
         self._adapter = adapter
         self._result_handler = pool._result_handler
         self._finalizer = pool._terminate

@@ -1,4 +1,4 @@
-"""The result objects of a guarded `multiprocessing.Pool`.
+"""The result objects of a guarded pool of `multiprocessing` or a copy of it.
 
 Covers `AsyncResult`, `MapResult` and the iterators of ``imap``: reading the
 envelope in ``_set``, and failing one from outside. Runs in the pool's result
@@ -11,6 +11,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def guarded_class(result_class: Any) -> Any:
         answer = guard.settle(number, kind, data)
         if answer is not None:
             ticket, ok, value = answer
+            if ticket.cancelled:
+                # Whatever came of it: that is what cancel() has promised.
+                ok, value = False, CancelledError()
             result_class._set(self, ticket.key[1], (ok, value))
 
     return type(result_class.__name__, (result_class,), {"_set": _set, "__module__": result_class.__module__})

@@ -1,4 +1,4 @@
-"""Births of a `multiprocessing.Pool`'s workers, and of whole pools.
+"""Births of a pool's workers, and of whole pools.
 
 Covers the two class-level seams: ``Pool._repopulate_pool_static``, which starts
 workers and is not told for which pool, and ``Pool.__init__``, while ``install``
@@ -19,7 +19,7 @@ from ..policy import Policy
 from ..worker.member import birth
 
 if TYPE_CHECKING:
-    from .pool import MultiprocessingPool
+    from .base_pool import BasePool
 
 log = logging.getLogger("poolwarden")
 
@@ -32,13 +32,13 @@ class Births:
 
     Parameters
     ----------
-    adapter : MultiprocessingPool
+    adapter : BasePool
         The pool's adapter.
     workers : list
         The pool's own list of processes, which also identifies the pool.
     """
 
-    def __init__(self, adapter: MultiprocessingPool, workers: list[Any]) -> None:
+    def __init__(self, adapter: BasePool, workers: list[Any]) -> None:
         self.workers = workers
         self._adapter = adapter
         self._failures = 0
@@ -118,7 +118,7 @@ class PoolPatches:
         Makes adapters for pools that are born while `install` is in force.
     """
 
-    def __init__(self, adapter_class: type[MultiprocessingPool]) -> None:
+    def __init__(self, adapter_class: type[BasePool]) -> None:
         self._adapter_class = adapter_class
         self._policy: Policy | None = None
         # By the id of their list of workers, which lives as long as they do.
@@ -168,7 +168,7 @@ class PoolPatches:
         if policy is None or not self._adapter_class.guards(pool):
             wrapped(*args, **kwargs)
             return
-        made: list[MultiprocessingPool] = []
+        made: list[BasePool] = []
 
         def make(workers: list[Any]) -> Births | None:
             # The first list that this thread populates is the new pool's.

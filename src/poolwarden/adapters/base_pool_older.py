@@ -12,7 +12,6 @@ thread.
 from __future__ import annotations
 
 import logging
-import pickle
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,10 +21,10 @@ from ..core.watchdog import watchdog
 from ..core.workers import Worker
 from ..records import TaskInfo
 from ..worker import envelope
-from .pool_results import Barrier, fail_result
+from .base_pool_results import Barrier, fail_result
 
 if TYPE_CHECKING:
-    from .pool import MultiprocessingPool
+    from .base_pool import BasePool
 
 log = logging.getLogger("poolwarden")
 
@@ -36,7 +35,7 @@ _STEP: Final = 0.2
 class OlderTasks:
     """The jobs that were in a pool's cache, and begun, when the guard came."""
 
-    def __init__(self, adapter: MultiprocessingPool) -> None:
+    def __init__(self, adapter: BasePool) -> None:
         self._adapter = adapter
         self._jobs = set(adapter.cache)
         self._last_exit: Any = None
@@ -67,7 +66,7 @@ class OlderTasks:
             return found
         for frame in plumbing.messages(data):
             try:
-                task = pickle.loads(frame)
+                task = self._adapter.loads(frame)
             except Exception:
                 log.warning("poolwarden: a task that was sent before guard() cannot be read and is lost")
                 continue
