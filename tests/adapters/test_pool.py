@@ -12,6 +12,7 @@ import pickle
 import signal
 import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from multiprocessing import resource_sharer
 from multiprocessing.pool import Pool, ThreadPool
 from typing import Any
 
@@ -29,7 +30,7 @@ from poolwarden import (
     unguard,
     uninstall,
 )
-from poolwarden.testing import die, fail, hang, hold_gil, kill_self, only_for
+from poolwarden.testing import die, fail, hang, hold_gil, kill_self, once, only_for
 from tests.adapters.bind_pool import BindPool
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.suite import PoolContract
@@ -638,6 +639,24 @@ class TestBroken(PoolTests):
         within(ENDING, pool.terminate)
         gc.collect()
         # that no file is left is checked after each test
+
+
+class TestDescriptors(ContractBase):
+    """A descriptor in a call is fetched by the worker that unpickles it, and by one only."""
+
+    binding = BindPool
+
+    def test_a_call_with_a_connection_is_not_run_again(self, make_pool: Pools, tmp_path: Any) -> None:
+        pool = make_pool(retries=3)
+        reader, writer = multiprocessing.Pipe(duplex=False)
+        try:
+            with pytest.raises(WorkerLostError):
+                pool.apply_async(once(tmp_path / "lost", kill_self(), type), (writer,)).get(DEADLINE)
+            assert pool.apply_async(once(tmp_path / "again", kill_self(), same), (3,)).get(DEADLINE) == 3
+        finally:
+            resource_sharer.stop(DEADLINE)
+            reader.close()
+            writer.close()
 
 
 class NamedPool(Pool):

@@ -35,6 +35,10 @@ SLOTS: Final = 512
 #: Bytes of calls in files that may be on their way without holding up more.
 HEAVY: Final = 32 << 20
 
+#: In the pickle of a descriptor, of a connection or a socket, and of a tensor of
+#: torch: whoever unpickles it fetches the descriptor, and only the first can.
+HANDED_OVER: Final = b".resource_sharer"
+
 #: What ``losses="return"`` puts in the place of a result.
 LOSSES: Final = (WorkerLostError, TaskTimeoutError)
 
@@ -269,7 +273,7 @@ class Tickets:
         return number, VERDICT, b""
 
     def lose(self, ticket: Ticket, item: int, error: BaseException, *, retry: bool) -> int | None:
-        """Decide what becomes of a task whose worker died in `item`.
+        """Decide what becomes of a task whose worker died in `item`; one that cannot be read again fails.
 
         Parameters
         ----------
@@ -286,6 +290,21 @@ class Tickets:
             The kind of outcome to deliver now; None when the ticket is to be
             sent again, beginning with ``ticket.first``.
         """
+        kind = self._lose(ticket, item, error, retry)
+        if kind is None and self._is_spent(ticket):
+            ticket.verdict = error
+            return VERDICT
+        return kind
+
+    def _is_spent(self, ticket: Ticket) -> bool:
+        """Return whether no second worker can unpickle the call: it has descriptors, or a tensor in one."""
+        where = ticket.flags & (payload.FILE | payload.SLOT)
+        try:
+            return HANDED_OVER in self.store.read(where, ticket.data, f"c{ticket.number}")
+        except OSError:
+            return True
+
+    def _lose(self, ticket: Ticket, item: int, error: BaseException, retry: bool) -> int | None:
         self.store.discard(f"r{ticket.number}")
         keeps = bool(ticket.flags & envelope.KEEP)
         if keeps and item in payload.read_frames(self.store, f"p{ticket.number}"):
