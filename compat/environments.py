@@ -72,13 +72,15 @@ def identify(python: str) -> tuple[str, Path]:
 def environment(python: str, requires: list[str]) -> Environment:
     """Return an environment with `requires` and this poolwarden; made if it is not there.
 
+    Without a version of wrapt among `requires`, it is `WRAPT`.
+
     Raises
     ------
     subprocess.CalledProcessError
         pip could not install something; its output is on stderr.
     """
     version, stdlib = identify(python)
-    wanted = [*requires, WRAPT]
+    wanted = [*requires, *([] if any(name.startswith("wrapt==") for name in requires) else [WRAPT])]
     digest = hashlib.sha256("\n".join([os.path.realpath(python), version, *wanted]).encode()).hexdigest()
     folder = cache() / "environments" / f"{version}-{digest[:16]}"
     inside = folder / "bin" / "python"
