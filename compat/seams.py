@@ -168,19 +168,20 @@ def _tell(job: tuple[str, str, str], cell: Cell) -> Cell:
 
 
 def _report(cells: dict[tuple[str, str, str], Cell], pythons: list[str], names: list[str]) -> list[str]:
-    """Return the tables as lines of markdown, and below each what failed."""
+    """Return the tables as lines of markdown, and below each what failed and where."""
     titles = [identify(python)[0] for python in pythons]
     lines: list[str] = []
     for name in names:
-        problems: list[str] = []
+        where: dict[str, list[str]] = {}
         lines += [f"| {name} | {' | '.join(titles)} |", f"|---{'|---' * len(titles)}|"]
         for version in VERSIONS[name]:
             row = [cells[python, name, version] for python in pythons]
             lines.append(f"| {version} | {' | '.join(map(str, row))} |")
             for title, cell in zip(titles, row, strict=True):
-                found = (*cell.problems, *cell.broken)
-                problems += [f"- {version} on Python {title}: {problem}" for problem in found]
-        lines += ["", *problems, *([""] if problems else [])]
+                for problem in (*cell.problems, *cell.broken):
+                    where.setdefault(problem, []).append(f"{version} on {title}")
+        found = [f"- {problem}: {', '.join(places)}" for problem, places in where.items()]
+        lines += ["", *found, *([""] if found else [])]
     return lines[:-1]
 
 
