@@ -67,6 +67,57 @@ def test_is_not_marked(pool):
     assert hasattr(pool, "_poolwarden") == EXPECTED
 """
 
+XDIST = pytest.mark.skipif(importlib.util.find_spec("xdist") is None, reason="pytest-xdist is not installed")
+
+OWN = """\
+import os
+import multiprocessing
+import pytest
+import poolwarden
+import poolwarden.testing as faults
+
+def make():
+    return multiprocessing.get_context("fork").Pool(2)
+
+def test_clock_is_set(monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    with poolwarden.guard(make(), timeout=30) as pool, pytest.raises(poolwarden.WorkerLostError):
+        pool.apply(faults.die(3))
+
+@pytest.mark.poolwarden(retries=1)
+def test_is_marked(tmp_path):
+    assert os.environ["POOLWARDEN"].startswith("timeout=7.0,")
+    with make() as pool:
+        assert pool.apply(faults.once(tmp_path / "once", faults.die(1), abs), (-3,)) == 3
+
+def test_is_as_before():
+    assert "POOLWARDEN" not in os.environ
+    with make() as pool:
+        assert pool._poolwarden is not None
+        with pytest.raises(poolwarden.WorkerLostError):
+            pool.apply(faults.die(4))
+"""
+
+STACKED = """\
+import os
+import pytest
+
+pytestmark = pytest.mark.poolwarden(timeout=9.0, retries=2)
+
+@pytest.mark.poolwarden(retries=1)
+def test_closest_goes_first():
+    assert "timeout=9.0," in os.environ["POOLWARDEN"]
+    assert "retries=1," in os.environ["POOLWARDEN"]
+
+@pytest.mark.poolwarden(retries=-1)
+def test_value():
+    pass
+
+@pytest.mark.poolwarden(30)
+def test_place():
+    pass
+"""
+
 UNUSED = """\
 import sys
 def test_nothing():
@@ -80,9 +131,7 @@ def run(folder: Path, text: str, *options: str, **more: str) -> Any:
     """Run pytest on a file of tests, with the plugin loaded as an installed one is."""
     (folder / "test_it.py").write_text(text)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("POOLW", "PYTEST"))}
-    installed = "poolwarden" in {
-        point.name for point in importlib.metadata.entry_points(group="pytest11")
-    }
+    installed = "poolwarden" in {point.name for point in importlib.metadata.entry_points(group="pytest11")}
     plugin = [] if installed else ["-p", "poolwarden.activation.pytest_plugin"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", *plugin, *options],
@@ -118,7 +167,7 @@ def test_a_lost_worker_fails_its_test_and_the_run_goes_on(tmp_path: Path, way: s
     assert second.endswith("(exit code 3)")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("xdist") is None, reason="pytest-xdist is not installed")
+@XDIST
 def test_losses_in_processes_of_xdist_are_told_too(tmp_path: Path) -> None:
     ran = run(tmp_path, LOSES, "--poolwarden", "-n", "2")
 
@@ -140,6 +189,69 @@ def test_the_marker_guards_its_test_with_its_options(tmp_path: Path, everywhere:
     assert "the marker poolwarden is not valid: it takes timeout=, grace=, retries=" in ran.stdout
 
 
+@XDIST
+def test_losses_of_marked_tests_in_processes_of_xdist_are_told_too(tmp_path: Path) -> None:
+    text = LOSES.replace("def test_loses", "import pytest\n@pytest.mark.poolwarden\ndef test_loses")
+
+    ran = run(tmp_path, text, "-n", "1", "-k", "test_loses")
+
+    assert "1 failed" in ran.stdout, ran.stdout
+    assert len(summary(ran)) == 1, ran.stdout
+
+
+def test_what_the_suite_installed_is_there_again_after_a_marked_test(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("import poolwarden; poolwarden.install(timeout=7.0)")
+
+    ran = run(tmp_path, OWN)
+
+    assert "3 passed" in ran.stdout, ran.stdout
+    # The first pool has a policy of its own and the clock is set: it is told all the same, in its place.
+    assert [line.partition(": ")[0].partition("::")[2] for line in summary(ran)] == [
+        "test_clock_is_set",
+        "test_is_marked",
+        "test_is_as_before",
+    ], ran.stdout
+
+
+def test_markers_add_up_and_bad_ones_say_what_is_valid(tmp_path: Path) -> None:
+    ran = run(tmp_path, STACKED)
+
+    assert "1 passed, 2 errors" in ran.stdout, ran.stdout
+    assert "is not valid: retries must be a whole number, 0 or more, not -1." in ran.stdout
+    assert "is not valid: it takes timeout=, grace=, retries=, losses=, startup_timeout= only." in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "variable", "header"),
+    [
+        (["-o", "poolwarden=true"], "0", None),
+        (["--poolwarden"], "0", "poolwarden: on, no timeout"),
+        (["-o", "poolwarden_timeout=5"], "timeout=9", "poolwarden: on, timeout=9.0"),
+        (["-o", "poolwarden_timeout=5"], "retries=1", "poolwarden: on, timeout=5.0, retries=1"),
+    ],
+)
+def test_the_option_goes_before_the_variable_and_that_before_settings(
+    tmp_path: Path, asked: list[str], variable: str, header: str | None
+) -> None:
+    ran = run(tmp_path, "def test_nothing(): pass", *asked, POOLWARDEN=variable)
+
+    assert "1 passed" in ran.stdout, ran.stdout
+    assert [line for line in ran.stdout.splitlines() if line.startswith("poolwarden: ")] == (
+        [] if header is None else [header]
+    )
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("pytest_timeout") is None, reason="pytest-timeout is not installed"
+)
+def test_it_fails_a_test_before_pytest_timeout_does(tmp_path: Path) -> None:
+    text = MARKED.partition("@pytest.mark.poolwarden(retries")[0].replace("(timeout=0.3)", "()")
+
+    ran = run(tmp_path, text, "--poolwarden", "-o", "poolwarden_timeout=0.3", "--timeout=40")
+
+    assert "1 passed" in ran.stdout, ran.stdout
+
+
 def test_the_setting_for_the_timeout(tmp_path: Path) -> None:
     text = MARKED.partition("@pytest.mark.poolwarden(retries")[0].replace("(timeout=0.3)", "()")
 
@@ -149,7 +261,7 @@ def test_the_setting_for_the_timeout(tmp_path: Path) -> None:
 
     wrong = run(tmp_path, text, "--poolwarden", "-o", "poolwarden_timeout=soon")
     assert wrong.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "poolwarden_timeout" in wrong.stderr
+    assert "poolwarden_timeout: timeout must be None or a finite number of seconds above 0" in wrong.stderr
 
 
 def test_off_it_imports_nothing_and_says_nothing(tmp_path: Path) -> None:

@@ -63,6 +63,16 @@ def test_each_event_goes_to_the_policy_of_its_time(herald):
     assert len(first) == 1
 
 
+def test_listeners_are_told_whatever_the_policy_and_whatever_they_raise(herald, logged, monkeypatch):
+    told, own = [], []
+    monkeypatch.setattr(events, "listeners", [lambda event: 1 / 0, told.append])
+    herald.tell("worker_lost", Policy())
+    herald.tell("task_lost", Policy(on_event=own.append))
+    herald.close()
+    assert [event.kind for event in told] == ["worker_lost", "task_lost"]
+    assert own == told[1:]
+
+
 @pytest.mark.parametrize("error", [ValueError("odd"), SystemExit(), KeyboardInterrupt()], ids=repr)
 def test_a_callback_that_raises_is_logged_once_and_called_again(herald, logged, error):
     called = []

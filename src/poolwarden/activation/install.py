@@ -42,27 +42,37 @@ def install(**policy: Any) -> None:
     ConfigurationError
         An option has an invalid value.
     """
+    follow(Policy(**policy))
+
+
+def uninstall() -> None:
+    """Take `install` back, and `POOLWARDEN`: the hosts are as they were. Pools that are guarded stay so."""
+    follow(None)
+
+
+def followed() -> Policy | None:
+    """Return the policy of the pools that are made from now on, None if they are left alone."""
+    with _lock:
+        options = startup.waiting()
+        return _policy if options is None else Policy(**options)
+
+
+def follow(policy: Policy | None) -> None:
+    """Do as `install` with a policy that is made already, and as `uninstall` with None."""
     global _policy
-    checked = Policy(**policy)
     with _lock:
         startup.stand_down()
-        _policy = checked
+        _policy = policy
+        if policy is None:
+            while _installed:
+                _installed.pop().uninstall()
+            return
         for host in HOSTS:
             if host.imported in sys.modules:
                 _install(host)
             elif host.imported not in _awaited:
                 _awaited.add(host.imported)
                 when_imported(host.imported, functools.partial(_on_import, host))
-
-
-def uninstall() -> None:
-    """Take `install` back, and `POOLWARDEN`: the hosts are as they were. Pools that are guarded stay so."""
-    global _policy
-    with _lock:
-        startup.stand_down()
-        _policy = None
-        while _installed:
-            _installed.pop().uninstall()
 
 
 def load() -> None:

@@ -1,8 +1,9 @@
 """Guards the pools that tests make, and tells at the end what they have lost.
 
 Runs in pytest's process and, under xdist, in each of its workers, which send
-what they have seen to the controller. Pools in other processes that a test
-starts are guarded through `POOLWARDEN`; their losses are seen there.
+what they have seen to the controller when they end; one that crashes takes it
+along. Pools in other processes that a test starts are guarded through
+`POOLWARDEN`; their losses are seen there.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any, Final
 
 import pytest
 
+from ..core.events import listeners
 from ..errors import ConfigurationError
-from ..options import PARSERS, read, spell
+from ..options import PARSERS, problem, read, spell
 from ..policy import Policy
 from ..records import Event
-from .install import install, uninstall
+from .install import follow, followed
 from .startup import VARIABLE
 
 _NAME: Final = "poolwarden-guard"
@@ -27,136 +29,155 @@ _NAME: Final = "poolwarden-guard"
 _TOLD: Final = ("task_lost", "task_timeout", "task_retried", "worker_lost", "pool_broken", "init_failed")
 #: Losses that are shown; the others are counted.
 _SHOWN_MAX: Final = 50
+#: Seconds between an event and the moment it is told; far more than it takes.
+_LATE_MAX: Final = 5.0
 
 
-def begin(config: pytest.Config, *, everywhere: bool) -> None:
-    """Have tests guarded from now on; once.
+def begin(config: pytest.Config, *, everywhere: bool) -> TestGuard:
+    """Return the run's guard, made by the first call.
 
     Parameters
     ----------
     config : pytest.Config
         Gets a plugin more.
     everywhere : bool
-        Whether all tests are guarded, or only those with the marker.
+        Whether all tests are guarded, or only those with the marker. A
+        `POOLWARDEN` that is off, or cannot be read, does not ask for all.
 
     Raises
     ------
     pytest.UsageError
         ``poolwarden_timeout`` is not valid.
     """
-    if config.pluginmanager.has_plugin(_NAME):
-        return
+    made: TestGuard | None = config.pluginmanager.get_plugin(_NAME)
+    if made is not None:
+        return made
     options: dict[str, Any] | None = None
     with contextlib.suppress(ValueError):  # it was told at start-up that the variable cannot be read
-        options = read(os.environ.get(VARIABLE, ""))
-    if options is None and not (config.getoption("--poolwarden") or config.getini("poolwarden")):
+        options = read(os.environ.get(VARIABLE, "1" if config.getini("poolwarden") else ""))
+    if options is None and not config.getoption("--poolwarden"):
         everywhere = False
-    options = options or {}
-    try:
-        if timeout := config.getini("poolwarden_timeout"):
-            options["timeout"] = float(timeout)
-        Policy(**options)
-    except ValueError as error:
-        raise pytest.UsageError(f"poolwarden_timeout: {error}") from None
-    config.pluginmanager.register(TestGuard(config, options, everywhere), _NAME)
+    guard = TestGuard(config, Policy(**{**_settings(config), **(options or {})}), everywhere)
+    config.pluginmanager.register(guard, _NAME)
+    return guard
+
+
+def _settings(config: pytest.Config) -> dict[str, Any]:
+    text = config.getini("poolwarden_timeout")
+    if not text:
+        return {}
+    timeout = text
+    with contextlib.suppress(ValueError):
+        timeout = float(text)
+    if (why := problem("timeout", timeout)) is not None:
+        raise pytest.UsageError(f"poolwarden_timeout: {why}")
+    return {"timeout": timeout}
 
 
 class TestGuard:
-    """The plugin of one run."""
+    """The plugin of one run.
+
+    Attributes
+    ----------
+    lines : list of str
+        What was lost so far, one line each; added to from the threads that tell events.
+    """
 
     __test__ = False
 
-    def __init__(self, config: pytest.Config, options: dict[str, Any], everywhere: bool) -> None:
+    def __init__(self, config: pytest.Config, policy: Policy, everywhere: bool) -> None:
+        self.lines: list[str] = []
         self._config = config
-        self._options = options
+        self._policy = policy
         self._everywhere = everywhere
-        self._before = os.environ.get(VARIABLE)
-        self._events: list[Event] = []
-        # When each test was begun, in seconds since the epoch: an event is told a moment after its time.
-        self._begun: list[tuple[float, str]] = []
-        self._lines: list[str] = []
+        # The test before and the one that runs, with the moment of its beginning.
+        self._tests = ("", "before the first test", 0.0)
+        self._run = contextlib.ExitStack()
+        self._test = contextlib.ExitStack()
+        listeners.append(self._note)
+        self._run.callback(listeners.remove, self._note)
         if everywhere:
-            self._install(options)
-
-    def _install(self, options: dict[str, Any]) -> None:
-        os.environ[VARIABLE] = spell(options)
-        install(**options, on_event=self._note)
-
-    def _uninstall(self) -> None:
-        uninstall()
-        if self._before is None:
-            os.environ.pop(VARIABLE, None)
-        else:
-            os.environ[VARIABLE] = self._before
+            self._run.enter_context(_guarded(policy))
 
     def _note(self, event: Event) -> None:
+        """Write down a loss. An event is told a moment after its time, so maybe in the next test."""
         if event.kind in _TOLD:
-            self._events.append(event)
+            before, current, begun = self._tests
+            # Tests set clocks: a time that is far off belongs to the test that runs.
+            late = begun - _LATE_MAX < event.time < begun
+            self.lines.append(f"{before if late else current}: {event.detail}{_how(event)}")
 
     def pytest_report_header(self) -> str | None:
         """Say what is guarded."""
-        return f"poolwarden: on, {_described(self._options)}" if self._everywhere else None
+        return f"poolwarden: on, {_described(self._policy)}" if self._everywhere else None
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Guard a marked test with its options; pools made before it keep theirs."""
-        self._begun.append((time.time(), item.nodeid))
-        yield
-        if item.get_closest_marker("poolwarden"):
-            if self._everywhere:
-                self._install(self._options)
-            else:
-                self._uninstall()
+        """Take a marked test's options back when it has ended; pools made in it keep them."""
+        self._tests = (self._tests[1], item.nodeid, time.time())
+        with contextlib.ExitStack() as self._test:
+            yield
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Install a marked test's options, before its fixtures make pools."""
-        marker = item.get_closest_marker("poolwarden")
-        if marker is None:
+        """Guard with a marked test's options before its fixtures make pools; earlier pools keep theirs."""
+        markers = list(item.iter_markers("poolwarden"))
+        if not markers:
             return
-        why: object = None
-        if marker.args or set(marker.kwargs) - set(PARSERS):
-            why = f"it takes {', '.join(f'{name}=' for name in PARSERS)} only"
-        options = {**self._options, **marker.kwargs}
+        options: dict[str, Any] = {}
         try:
-            if why is None:
-                Policy(**options)
+            # The closest comes first, and goes before those of its class and module.
+            for marker in reversed(markers):
+                if marker.args or set(marker.kwargs) - set(PARSERS):
+                    raise ConfigurationError(f"it takes {', '.join(f'{name}=' for name in PARSERS)} only.")
+                options.update(marker.kwargs)
+            policy = (followed() or self._policy).merged(**options)
         except ConfigurationError as error:
-            why = error
-        if why is not None:
-            pytest.fail(f"the marker poolwarden is not valid: {why}", pytrace=False)
-        self._install(options)
+            pytest.fail(f"the marker poolwarden is not valid: {error}", pytrace=False)
+        self._test.enter_context(_guarded(policy))
 
     def pytest_sessionfinish(self) -> None:
-        """Hand over to xdist's controller what this worker of it has seen."""
-        self._lines += [self._line(event) for event in self._events]
+        """Hand over to xdist's controller what this process of it has seen."""
         output = getattr(self._config, "workeroutput", None)
         if output is not None:
-            output["poolwarden"] = self._lines
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """Take what a worker of xdist has seen."""
-        self._lines += getattr(node, "workeroutput", {}).get("poolwarden", [])
+            output["poolwarden"] = self.lines
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Tell what was lost, and in which test."""
-        if self._lines:
+        if self.lines:
             terminalreporter.section("poolwarden: lost workers and tasks")
-            for line in self._lines[:_SHOWN_MAX]:
+            for line in self.lines[:_SHOWN_MAX]:
                 terminalreporter.line(line)
-            if len(self._lines) > _SHOWN_MAX:
-                terminalreporter.line(f"... and {len(self._lines) - _SHOWN_MAX} more")
+            if len(self.lines) > _SHOWN_MAX:
+                terminalreporter.line(f"... and {len(self.lines) - _SHOWN_MAX} more")
 
     def pytest_unconfigure(self) -> None:
         """Leave the process as it was."""
-        self._uninstall()
-
-    def _line(self, event: Event) -> str:
-        tests = [name for begun, name in self._begun if begun <= event.time]
-        how = "" if event.exit is None else f" ({event.exit.signal or f'exit code {event.exit.exitcode}'})"
-        return f"{tests[-1] if tests else 'before the first test'}: {event.detail}{how}"
+        self._run.close()
 
 
-def _described(options: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items()) or "no timeout"
+@contextlib.contextmanager
+def _guarded(policy: Policy) -> Iterator[None]:
+    """Guard pools that are made meanwhile, here and in programs started here; then do as before."""
+    before, variable = followed(), os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = spell({name: getattr(policy, name) for name in PARSERS})
+    follow(policy)
+    try:
+        yield
+    finally:
+        follow(before)
+        if variable is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = variable
+
+
+def _how(event: Event) -> str:
+    """Return how the worker ended, in parentheses."""
+    return "" if event.exit is None else f" ({event.exit.signal or f'exit code {event.exit.exitcode}'})"
+
+
+def _described(policy: Policy) -> str:
+    usual = Policy()
+    changed = [name for name in PARSERS if getattr(policy, name) != getattr(usual, name)]
+    return ", ".join(f"{name}={getattr(policy, name)}" for name in changed) or "no timeout"

@@ -68,6 +68,11 @@ def start() -> None:
             when_imported(module, _prepare)
 
 
+def waiting() -> dict[str, Any] | None:
+    """Return the options that the first pool will be guarded with; None if no guard is waiting for it."""
+    return _options
+
+
 def stand_down() -> None:
     """Put all constructors back: the guard is installed, or is to be taken back."""
     global _options

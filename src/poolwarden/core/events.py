@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..policy import Policy
@@ -26,6 +27,9 @@ log = logging.getLogger("poolwarden")
 _INFO: Final = ("pool_repaired", "task_retried", "task_cancelled", "worker_killed")
 #: Seconds that the end of a pool waits for events that are still to be told.
 _FLUSH_BOUND: Final = 1.0
+
+#: Told of every event of every pool of this process, whatever its policy.
+listeners: Final[list[Callable[[Event], object]]] = []
 
 
 class Herald:
@@ -87,6 +91,8 @@ class Herald:
         with no_fork():
             # A filter of the user's may raise as well as the callback.
             self._call(_log, logging.INFO if event.kind in _INFO else logging.WARNING, event)
+            for listener in listeners:
+                self._call(listener, event)
             if policy.on_event is not None:
                 self._call(policy.on_event, event)
         return True
