@@ -196,7 +196,9 @@ def test_the_constructor_looks_as_before() -> None:
 
 @pytest.mark.parametrize("left", [(), ("poolwarden_startup.py",)], ids=["removed", "broken"])
 def test_a_removed_or_broken_installation_is_silent(tmp_path: Path, left: tuple[str, ...]) -> None:
-    for name in ("poolwarden_startup.pth", "poolwarden_startup.start", *left):
+    # Of a .start file whose module is gone, Python 3.15 itself complains.
+    start = [] if sys.version_info >= (3, 15) and not left else ["poolwarden_startup.start"]
+    for name in ("poolwarden_startup.pth", *start, *left):
         (tmp_path / name).write_text((SOURCES / name).read_text())
     ran = run("print('fine')", path=(tmp_path,))
     assert (ran.stdout.strip(), ran.stderr) == ("fine", "")

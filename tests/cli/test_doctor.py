@@ -72,6 +72,8 @@ def test_json_says_the_same():
 
 def test_without_site_it_says_that_nothing_starts():
     """-S hides what is installed, wrapt included: that is shown, and nothing raises."""
+    if SOURCE.name == "site-packages":
+        pytest.skip("wrapt is found beside an installed poolwarden, by the same path")
     ran = doctored("--json", python=["-S"])
     assert ran.stderr == ""
     found = json.loads(ran.stdout)
