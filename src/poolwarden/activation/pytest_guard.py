@@ -124,16 +124,13 @@ class TestGuard:
         markers = list(item.iter_markers("poolwarden"))
         if not markers:
             return
-        options: dict[str, Any] = {}
+        why: object = None
         try:
-            # The closest comes first, and goes before those of its class and module.
-            for marker in reversed(markers):
-                if marker.args or set(marker.kwargs) - set(PARSERS):
-                    raise ConfigurationError(f"it takes {', '.join(f'{name}=' for name in PARSERS)} only.")
-                options.update(marker.kwargs)
-            policy = (followed() or self._policy).merged(**options)
+            policy = _marked(followed() or self._policy, markers)
         except ConfigurationError as error:
-            pytest.fail(f"the marker poolwarden is not valid: {error}", pytrace=False)
+            why = error
+        if why is not None:
+            pytest.fail(f"the marker poolwarden is not valid: {why}", pytrace=False)
         self._test.enter_context(_guarded(policy))
 
     def pytest_sessionfinish(self) -> None:
@@ -154,6 +151,16 @@ class TestGuard:
     def pytest_unconfigure(self) -> None:
         """Leave the process as it was."""
         self._run.close()
+
+
+def _marked(policy: Policy, markers: list[pytest.Mark]) -> Policy:
+    """Return `policy` with the markers' options; the closest comes first, and goes before those around it."""
+    options: dict[str, Any] = {}
+    for marker in reversed(markers):
+        if marker.args or set(marker.kwargs) - set(PARSERS):
+            raise ConfigurationError(f"it takes {', '.join(f'{name}=' for name in PARSERS)} only.")
+        options.update(marker.kwargs)
+    return policy.merged(**options)
 
 
 @contextlib.contextmanager
