@@ -78,4 +78,7 @@ def _unreadable(ticket: Ticket, error: BaseException) -> BaseException:
     import traceback
 
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    # An unpickler of dill, which is in these frames, keeps what it has read where
+    # no collector looks: if that is this error, and all would live for ever.
+    error.__traceback__ = None
     return verdicts.payload(ticket.info(), "result", type(error).__name__, text)
