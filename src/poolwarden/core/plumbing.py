@@ -162,13 +162,13 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
     return True
 
 
-def free(lock: Any) -> None:
+def free(lock: Any, bound: float = LOCK_BOUND) -> None:
     """Free a lock that a dead process may hold, when no live worker can hold it.
 
     A thread of this process may hold it for a moment; so one that can be had
-    in `LOCK_BOUND` seconds is not touched.
+    in `bound` seconds is not touched. 0 is for one that none can hold now.
     """
-    if lock is not None and (lock.acquire(True, LOCK_BOUND) or lock._semlock._is_zero()):
+    if lock is not None and (lock.acquire(True, bound) or lock._semlock._is_zero()):
         with contextlib.suppress(ValueError):
             lock.release()
 
