@@ -19,6 +19,11 @@ from tests.contract.tasks import Returning, same
 from tests.contract.waiting import DEADLINE
 
 multiprocess = pytest.importorskip("multiprocess")
+dill = pytest.importorskip("dill")
+
+needs_lambdas = pytest.mark.skipif(
+    not dill.pickles(lambda: 1), reason="dill cannot pickle a lambda on this Python"
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +79,21 @@ class TestDill(ContractBase):
 
     binding = BindMultiprocess
 
+    @needs_lambdas
     def test_functions_without_a_name(self, host: BindMultiprocess, make_pool: Pools) -> None:
         pool = make_pool(2)
         factor = 7
         assert pool.map(lambda x: x * factor, range(4), 2) == [0, 7, 14, 21]
         assert pool.apply(lambda: lambda: factor)() == 7
 
+    @needs_lambdas
     def test_functions_with_more_than_a_message_holds(self, host: BindMultiprocess, make_pool: Pools) -> None:
         pool = make_pool(1)
         for size in (20_000, 1 << 20):  # a slot, a file of its own
             data = bytes(size)
             assert pool.apply(lambda data=data: lambda: data)() == data
 
+    @needs_lambdas
     def test_a_loss_names_a_lambda(self, host: BindMultiprocess, make_pool: Pools) -> None:
         pool = make_pool(2)
         with pytest.raises(WorkerLostError, match="<lambda>"):
@@ -116,7 +124,7 @@ class TestProcess:
 
     @pytest.mark.parametrize("start_method", BindMultiprocess.start_methods)
     def test_join_tells_of_a_death(self, start_method: str) -> None:
-        process = guard(multiprocess.get_context(start_method).Process(target=lambda: die(3)()))
+        process = guard(multiprocess.get_context(start_method).Process(target=die(3)))
         process.start()
         with pytest.raises(WorkerLostError) as caught:
             process.join(DEADLINE)
