@@ -106,6 +106,8 @@ class ManagerThread:
         if self._wakeups.fileno() in ready:
             # All of them at once; each is an empty message.
             os.read(self._wakeups.fileno(), 1 << 16)
+            # Finds nothing, but somebody may have put something else behind it.
+            self.thread.thread_wakeup.clear()
         return result, broken or adapter.guard.broken is not None, cause
 
     def let_go(self) -> None:
