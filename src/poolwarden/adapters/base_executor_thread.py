@@ -46,6 +46,8 @@ class ManagerThread:
         adapter = self._adapter
         self.thread = thread
         thread.processes = adapter.processes_by_pid
+        # Kept: what the mail asked for may have been to give the thread back.
+        self._wakeup = thread.thread_wakeup
         self._wakeups = thread.thread_wakeup._reader
         self._poll = select.poll()
         self._poll.register(self._results.fileno(), select.POLLIN)
@@ -107,7 +109,7 @@ class ManagerThread:
             # All of them at once; each is an empty message.
             os.read(self._wakeups.fileno(), 1 << 16)
             # Finds nothing, but somebody may have put something else behind it.
-            self.thread.thread_wakeup.clear()
+            self._wakeup.clear()
         return result, broken or adapter.guard.broken is not None, cause
 
     def let_go(self) -> None:
