@@ -15,7 +15,15 @@ from poolwarden import WorkerLostError, limits
 from poolwarden.testing import abort, die, fail, first, kill_self, once, only_for, segfault
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.binding import PoolBinding, Way
-from tests.contract.tasks import Both, HeldUntil, Noted, raise_value_error, square
+from tests.contract.tasks import (
+    Both,
+    EndsItsWorkerWhenFreed,
+    HeldUntil,
+    Noted,
+    raise_value_error,
+    same,
+    square,
+)
 from tests.contract.waiting import eventually
 
 #: What kills the worker: the fault, the exit code, the signal's name, the cause.
@@ -76,6 +84,18 @@ class RunningTaskDies(ContractBase):
         assert caught.value.exit.exitcode == -sig
         assert caught.value.exit.signal == sig.name
         assert [host.result(handle) for handle in others] == [0, 1, 4, 9, 16]
+
+    @pytest.mark.parametrize("func", [type, same], ids=["argument", "result"])
+    def test_a_finished_task_is_not_lost_when_its_worker_dies_of_freeing_what_it_used(
+        self, host: PoolBinding, make_pool: Pools, func: Any
+    ) -> None:
+        pool = make_pool()
+
+        handles = [host.submit(pool, func, EndsItsWorkerWhenFreed()) for _ in range(3)]
+
+        for handle in handles:
+            assert EndsItsWorkerWhenFreed in (result := host.result(handle), type(result))
+        serves(host, pool)
 
     def test_the_error_names_the_task_and_where_it_was_submitted(
         self, host: PoolBinding, make_pool: Pools

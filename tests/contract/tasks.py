@@ -197,6 +197,17 @@ class FailsOnceThere:
             raise RuntimeError("no longer")
 
 
+class EndsItsWorkerWhenFreed:
+    """Does no harm in the process that made it."""
+
+    def __init__(self) -> None:
+        self.home = os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.home:
+            os._exit(3)
+
+
 class Unusual(BaseException):
     """Not an `Exception`: what a host's worker does not catch."""
 

@@ -92,6 +92,9 @@ def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tu
         member.in_task = False
         kind, outcome = EXIT, pickle.dumps((type(error).__name__, ""))
     member.record.store_outcome(ticket, kind, outcome)
+    # Freeing what the task was given or has made may end the worker (a
+    # __del__ in C): not before its outcome is safe.
+    member.held.clear()
     cells[PHASE] = DONE
     # A soft timeout that the task caught; its frames hold the task's data.
     member.soft_error = None
@@ -118,6 +121,7 @@ def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -
         call = member.store.load(flags, data, f"c{ticket}")
     except BaseException as error:
         return _pack(member, ticket, UNREADABLE, (type(error).__name__, _text(error)))
+    member.held.append(call)
     if flags & ASK and member.store.is_marked(f"x{ticket}"):
         # Not before: what counts references to a shared array learns of this
         # one's end only if it was made.
@@ -159,6 +163,7 @@ def _answer(member: Member, ticket: int, flags: int, call: Any, first: int) -> t
 
 
 def _sendable(member: Member, ticket: int, flags: int, value: Any) -> tuple[int, bytes]:
+    member.held.append(value)
     try:
         where, outcome = member.dumper.dump(value, member.store, f"r{ticket}", _offset(flags))
     except Exception as error:

@@ -39,6 +39,8 @@ class Member:
         The flight recorder, shared with the parent.
     dumper : Dumper
         Pickles as the host does.
+    held : list
+        The running task's call and result, until its outcome is stored.
     in_task : bool
         True while user code runs, a task or the initializer; only then may a
         signal raise in it.
@@ -46,10 +48,11 @@ class Member:
         The timeout that was raised inside the running task.
     """
 
-    __slots__ = ("dumper", "folder", "in_task", "record", "soft_error", "stack_file", "store")
+    __slots__ = ("dumper", "folder", "held", "in_task", "record", "soft_error", "stack_file", "store")
 
     def __init__(self, folder: str, reducers: Any, line: Any) -> None:
         self.folder = folder
+        self.held: list[Any] = []
         self.in_task = False
         self.soft_error: BaseException | None = None
         with open(f"{folder}/{HOST_FILE}", encoding="utf-8") as text:
