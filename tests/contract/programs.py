@@ -23,6 +23,7 @@ from typing import Any
 from poolwarden import WorkerLostError
 from poolwarden.testing import deaf, die, fill_memory, hang, hold_gil, kill_self, spin
 from tests.contract.binding import PoolBinding
+from tests.contract.leaks import files
 from tests.contract.tasks import HeldUntil, Noted, square
 from tests.contract.waiting import DEADLINE, ENDING, all_gone, eventually, lines_of, within
 
@@ -49,6 +50,11 @@ def loses(host: PoolBinding, handle: Any) -> WorkerLostError:
     raise AssertionError(f"not lost: {result!r}")
 
 
+def records() -> set[str]:
+    """Return the names of the files in pools' folders: each worker's record is named by its pid."""
+    return {os.path.basename(path) for path in files()}
+
+
 def busy(host: PoolBinding, method: str, path: str, *faults: str) -> None:
     """Keep one worker busy with each fault ("idle": none, not even used), then wait for input."""
     pool = host.make_pool(max(2, len(faults)), method)
@@ -58,6 +64,8 @@ def busy(host: PoolBinding, method: str, path: str, *faults: str) -> None:
     for fault in busy_ones:
         host.submit(pool, Noted(path, fault))
     eventually(lambda: len(lines_of(path)) == len(busy_ones), "tasks started")
+    # Those that are older than the guard know of it only then.
+    eventually(lambda: {str(pid) for pid in host.worker_pids(pool)} <= records(), "all workers joined")
     tell(workers=host.worker_pids(pool))
     sys.stdin.read()
 

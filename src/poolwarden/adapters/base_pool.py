@@ -42,8 +42,7 @@ _ATTRIBUTES: Final = (
     "_taskqueue", "_cache", "_inqueue", "_outqueue", "_change_notifier", "_terminate", "_pool", "_state",
     "_task_handler", "_worker_handler", "_result_handler",
 )  # fmt: skip
-#: How often, and every how many seconds, older workers are called to join.
-ROLL_CALLS: Final = 4
+#: Seconds from the first call of older workers to join to the second; each pause is twice the one before.
 ROLL_PAUSE: Final = 0.25
 _STATIC: Final = ("processes", "pool", "initializer", "initargs")
 _numbers = itertools.count(1)
@@ -167,14 +166,14 @@ class BasePool(PoolAdapter):
         self.end = PoolEnd(self, pool)
         self.older_tasks.forget_waiting(self.line.adopt_waiting())
         if older:
-            self._call_roll(ROLL_CALLS)
+            self._call_roll(ROLL_PAUSE)
 
-    def _call_roll(self, times: int) -> None:
-        """Let workers that are older than the guard join it; again, while some still start."""
+    def _call_roll(self, pause: float) -> None:
+        """Let workers that are older than the guard join it; again, while some still start or are busy."""
         missing = [worker for worker in self.guard.live_workers() if worker.is_unknown()]
-        if missing and times and not self.ending:
+        if missing and not self.ending:
             self.line.call_roll(len(missing))
-            self.guard.call_later(ROLL_PAUSE, lambda: self._call_roll(times - 1))
+            self.guard.call_later(pause, lambda: self._call_roll(2 * pause))
 
     def detach(self, pool: Any) -> None:
         """Leave `pool` to itself; tasks in flight stay guarded until they are answered."""
