@@ -177,6 +177,14 @@ def exits_with_the_pool_open(host: PoolBinding, method: str, path: str, past: st
     tell(workers=workers)
 
 
+def one_after_another(host: PoolBinding, method: str) -> None:
+    """Make a pool when the one before has ended, several times."""
+    for _ in range(10):
+        pool = host.make_pool(2, method)
+        serves(host, pool)
+        host.close(pool)
+
+
 def out_of_memory(host: PoolBinding, method: str, limit: str) -> None:
     """Let one task of several outgrow the memory that this process's group may use."""
     events: list[Any] = []

@@ -100,6 +100,18 @@ class ProgramBase(ContractBase):
             program.clean_up()
 
 
+class OneAfterAnother(ProgramBase):
+    """Pools whose lives do not overlap know nothing of each other."""
+
+    def test_nobody_is_told_of_anything(self, run: Callable[..., Program]) -> None:
+        # Neither of forks beside a thread, by Python, nor of workers that left, by us.
+        program = run("one_after_another", prefix=["env", "PYTHONWARNINGS=always::DeprecationWarning"])
+
+        program.succeeded()
+
+        assert program.stderr == ""
+
+
 class OutOfMemory(ProgramBase):
     """Row 11: a real kill by the kernel for memory is called one, with evidence."""
 

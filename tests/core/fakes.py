@@ -84,6 +84,9 @@ class FakeHost(PoolAdapter):
     def may_worker_leave(self, code: int | None) -> bool:
         return self.may_leave
 
+    def has_older_tasks(self) -> bool:
+        return False
+
     def buried(self, worker: Worker, seen: Snapshot) -> None:
         self._note("buried", worker.pid)
 

@@ -23,6 +23,7 @@ def member_of(folder: str) -> Iterator[Member]:
     """Make this process a member of the pool of this folder, until the end of the block."""
     member: Any = object.__new__(Member)
     member.folder = folder
+    member.held = []
     member.in_task = False
     member.soft_error = None
     member.record = Record(f"{folder}/{os.getpid()}", create=True)

@@ -118,6 +118,10 @@ class PoolAdapter(ABC):
     def may_worker_leave(self, code: int | None) -> bool:
         """Return whether a worker may have left in an orderly way, with this exit code, on purpose."""
 
+    @abstractmethod
+    def has_older_tasks(self) -> bool:
+        """Return whether a task that was sent before the guard is unanswered. Watchdog's thread."""
+
     def buried(self, worker: Worker, seen: Snapshot) -> None:
         """Note the end of a worker, after its task was answered for. Watchdog's thread."""
         return None

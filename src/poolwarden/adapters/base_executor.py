@@ -389,6 +389,9 @@ class ExecutorAdapter(PoolAdapter):
             return True
         return code == 0 and getattr(self.thread, "max_tasks_per_child", None) is not None
 
+    def has_older_tasks(self) -> bool:
+        return bool(self.older.unanswered())
+
     def nudge(self) -> None:
         if self.replacements.are_due and self.thread is not None:
             self.mail.call(self.replacements.make)

@@ -11,6 +11,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from ..core.watchdog import watchdog
+
 if TYPE_CHECKING:
     from ..core.guard import Guard
     from .base_executor import ExecutorAdapter
@@ -86,7 +88,9 @@ class Starter(Method):
             Starter._patched = module, thread_class
             module._ExecutorManagerThread = make
             try:
-                self.bare()
+                # Some versions start all workers here, one after the other.
+                with watchdog().no_thread():
+                    self.bare()
             finally:
                 module._ExecutorManagerThread = thread_class
                 Starter._patched = None

@@ -55,6 +55,11 @@ class OlderTasks:
             if not queue.full():
                 queue.put(adapter.module._CallItem(MAIL, roll_call, (adapter.guard.folder,), {}))
 
+    def unanswered(self) -> list[Any]:
+        """Return the keys of those that nobody has answered yet."""
+        pending = self._adapter.pending
+        return [id for id in self._work_ids if _was_sent_bare(pending.get(id))]
+
     def may_be_run_by(self, worker: Worker) -> bool:
         """Return whether a stopped worker may be running one of them, and can be left alive.
 
@@ -63,7 +68,7 @@ class OlderTasks:
         itself looks idle, and is lost; so is one that may be sending its result,
         since nobody knows whether it holds the lock for that.
         """
-        if not (worker.is_unknown() and self._unanswered()):
+        if not (worker.is_unknown() and self.unanswered()):
             return False
         return worker.system_call()[0] == "" and not self._adapter.queue.is_somebody_sending()
 
@@ -83,7 +88,7 @@ class OlderTasks:
     def after_repair(self) -> None:
         """Send again what was not read, and declare lost what nobody can be running any more."""
         self._send_unread()
-        unanswered = self._unanswered()
+        unanswered = self.unanswered()
         if not unanswered:
             return
         if any(worker.is_unknown() for worker in self._adapter.guard.live_workers()):
@@ -104,10 +109,6 @@ class OlderTasks:
     def on_failure(self, error: BaseException) -> None:
         """Give up these calls only."""
         self._work_ids.clear()
-
-    def _unanswered(self) -> list[Any]:
-        pending = self._adapter.pending
-        return [id for id in self._work_ids if _was_sent_bare(pending.get(id))]
 
     def _send_unread(self) -> None:
         unread, self._unread = self._unread, []

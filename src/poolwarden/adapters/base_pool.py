@@ -42,6 +42,8 @@ _ATTRIBUTES: Final = (
     "_taskqueue", "_cache", "_inqueue", "_outqueue", "_change_notifier", "_terminate", "_pool", "_state",
     "_task_handler", "_worker_handler", "_result_handler",
 )  # fmt: skip
+#: Seconds for the worker handler to end once it has nothing left to do.
+HANDLER_BOUND: Final = 0.1
 #: Seconds from the first call of older workers to join to the second; each pause is twice the one before.
 ROLL_PAUSE: Final = 0.25
 _STATIC: Final = ("processes", "pool", "initializer", "initargs")
@@ -198,7 +200,11 @@ class BasePool(PoolAdapter):
     def workers_are_gone(self) -> None:
         # Closed, and everything is answered. Without this an on_event that
         # refers to the pool would keep it alive until the exit.
-        if not self.ending and not self.worker_handler.is_alive() and not self.cache:
+        if self.ending or self.cache or self.worker_handler._state == self.module.RUN:
+            return
+        # It has told the workers to leave, and may be about to end itself.
+        self.worker_handler.join(HANDLER_BOUND)
+        if not self.worker_handler.is_alive():
             # terminate() of a pool that has ended still takes them.
             plumbing.free(self.read_lock())
             self.free_other_locks()
@@ -244,6 +250,9 @@ class BasePool(PoolAdapter):
         if pool is None or self.worker_handler._state != self.module.RUN:
             return True
         return code == 0 and pool._maxtasksperchild is not None
+
+    def has_older_tasks(self) -> bool:
+        return bool(self.older_tasks.unanswered())
 
     def nudge(self) -> None:
         # A grandchild may hold the sentinel open that the pool waits for.

@@ -44,6 +44,11 @@ class OlderTasks:
         """Leave out jobs that had not been begun."""
         self._jobs -= jobs
 
+    def unanswered(self) -> list[Any]:
+        """Return the keys of those that nobody has answered yet."""
+        busy = {ticket.key[0] for ticket in list(self._adapter.guard.tickets.open.values())}
+        return [job for job in self._jobs if job in self._adapter.cache and job not in busy]
+
     def may_be_run_by(self, worker: Worker) -> bool:
         """Return whether a stopped worker may be running one of them.
 
@@ -51,7 +56,7 @@ class OlderTasks:
         anywhere else runs a task. One that runs a task which reads or waits
         itself looks idle, and is lost.
         """
-        if not (worker.is_unknown() and self._unanswered()):
+        if not (worker.is_unknown() and self.unanswered()):
             return False
         return worker.system_call()[0] == ""
 
@@ -78,7 +83,7 @@ class OlderTasks:
 
     def after_repair(self) -> None:
         """Declare lost what nobody can be running any more. Result thread."""
-        unanswered = self._unanswered()
+        unanswered = self.unanswered()
         if not unanswered:
             return
         live = self._adapter.guard.live_workers()
@@ -102,10 +107,6 @@ class OlderTasks:
     def on_failure(self, error: BaseException) -> None:
         """Give up these tasks only."""
         self._jobs.clear()
-
-    def _unanswered(self) -> list[Any]:
-        busy = {ticket.key[0] for ticket in list(self._adapter.guard.tickets.open.values())}
-        return [job for job in self._jobs if job in self._adapter.cache and job not in busy]
 
     def _lost(self) -> BaseException:
         exit = diagnose(

@@ -287,6 +287,8 @@ class Guard:
             for worker in self.live_workers():
                 self._drop(worker)
             self._later.clear()
+            # Once more: that death may have asked for something later.
+            watchdog().forget(self)
         finally:
             if acquired:
                 self._watching.release()
@@ -353,7 +355,8 @@ class Guard:
             self._lose_task(worker, seen, code)
         elif seen.phase in (ledger.DONE, ledger.LEFT):
             self.deliver_last_outcome(worker)
-        if worker.killed is None or worker.killed.reason != "repair":
+        of_repair = worker.killed is not None and worker.killed.reason == "repair"
+        if not of_repair and not self._has_left(worker, seen, code):
             older = worker.older and seen.phase == ledger.UNBORN
             unasked = seen.phase == ledger.LEFT and not self.adapter.may_worker_leave(code)
             suspect = seen.phase in _SUSPECT or older or unasked
@@ -365,6 +368,11 @@ class Guard:
         self.adapter.buried(worker, seen)
         self._drop(worker)
         return suspect
+
+    def _has_left(self, worker: Worker, seen: Snapshot, code: int | None) -> bool:
+        """Return whether a worker that never joined was told to leave: there was nothing for it to do."""
+        told = worker.older and seen.phase == ledger.UNBORN and code == 0
+        return told and self.adapter.may_worker_leave(code) and not self.adapter.has_older_tasks()
 
     def deliver_last_outcome(self, worker: Worker) -> None:
         """Deliver the outcome in a dead worker's record.

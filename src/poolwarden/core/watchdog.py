@@ -11,11 +11,12 @@ warned.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from multiprocessing.connection import Pipe, wait
 from typing import Any, Protocol
 
@@ -23,6 +24,8 @@ log = logging.getLogger("poolwarden")
 
 #: Seconds; poll() takes no more than 2**31 ms.
 LONGEST_WAIT = 86400.0
+#: Seconds for the thread to end once it has nothing to wait for; it takes well under a millisecond.
+END_BOUND = 0.1
 
 
 class Owner(Protocol):
@@ -49,6 +52,8 @@ class Watchdog:
         self._kicked = False
         self._sleeps_until = float("inf")
         self._thread: threading.Thread | None = None
+        self._last: threading.Thread | None = None
+        self._held_back = 0
 
     def watch(self, fd: int, owner: Owner, token: Hashable) -> None:
         """Report to `owner` when `fd` (a pidfd or sentinel) becomes readable."""
@@ -84,6 +89,33 @@ class Watchdog:
                 del self._watched[fd]
             self._end_if_idle()
 
+    @contextlib.contextmanager
+    def no_thread(self) -> Iterator[None]:
+        """Start no thread while a block forks workers.
+
+        Since Python 3.12 there is a warning at each fork after the first otherwise.
+        """
+        with self._lock:
+            self._held_back += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held_back -= 1
+                if self._watched or self._deadlines:
+                    self._wake()
+
+    def let_end(self) -> None:
+        """Before a fork, see out a thread that is busy with the end of the last pool, `END_BOUND` at most."""
+        # No lock: the thread that forks may hold it.
+        thread, watched = self._last, list(self._watched)
+        # Beside a third thread the fork is warned of in any case.
+        if thread in (None, threading.current_thread()) or threading.active_count() != 2:
+            return
+        with contextlib.suppress(OSError):
+            if len(wait(watched, 0)) == len(watched):
+                thread.join(END_BOUND)
+
     def is_current_thread(self) -> bool:
         """Return whether the caller runs in the watchdog's own thread."""
         return threading.current_thread() is self._thread
@@ -92,12 +124,15 @@ class Watchdog:
         if self._thread is not None:
             self._kick()
             return
+        if self._held_back:
+            return
         self._thread = threading.Thread(target=self._run, name="poolwarden-watchdog", daemon=True)
+        self._last = self._thread
         try:
             self._thread.start()
         except RuntimeError:
             # The interpreter ends, and starts no more threads (3.12); nor can it start more workers.
-            self._thread = None
+            self._thread = self._last = None
 
     def _end_if_idle(self) -> None:
         if self._thread is not None and not self._watched and not self._deadlines:
@@ -196,5 +231,10 @@ def _reset() -> None:
     _instance_lock = threading.Lock()
 
 
+def _before_fork() -> None:
+    if _instance is not None:
+        _instance.let_end()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset)
+    os.register_at_fork(before=_before_fork, after_in_child=_reset)
