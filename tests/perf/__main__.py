@@ -15,11 +15,11 @@ import platform
 import sys
 import time
 
-from . import deaths, idle, parallel, payloads, queueing, startup, throughput, timeouts
+from . import deaths, executors, idle, parallel, payloads, queueing, startup, throughput, timeouts
 from .pairs import Case, Result, results, run
 from .table import render
 
-MODULES = (throughput, payloads, parallel, deaths, timeouts, idle, startup, queueing)
+MODULES = (throughput, payloads, parallel, deaths, executors, timeouts, idle, startup, queueing)
 CASES: dict[str, Case] = {case.name: case for module in MODULES for case in module.CASES}
 
 

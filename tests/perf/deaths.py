@@ -30,7 +30,8 @@ def report_both_and_wait(reports: str, gate: str, index: int) -> None:
     wait_at(gate)
 
 
-def _killed_at(pid: int) -> float:
+def killed_at(pid: int) -> float:
+    """Kill a worker whose task is about to wait; return when."""
     # The task has reported a moment before it blocks; a kill belongs to a task that runs, not one that
     # is about to wait, and this makes it so.
     time.sleep(0.002)
@@ -70,7 +71,7 @@ def one_death(variant: str, quick: bool) -> Samples:
         pool.map(nothing, range(WORKERS), chunksize=1)
         for _ in range(5 if quick else 25):
             handle = pool.apply_async(report_and_wait, (meeting.reports, meeting.gate))
-            killed = _killed_at(int(meeting.next_report()))
+            killed = killed_at(int(meeting.next_report()))
             raised = _lost_at(handle)
             pool.apply(nothing)
             followed = time.perf_counter()
@@ -109,7 +110,7 @@ def deaths_in_a_crowd(variant: str, quick: bool) -> Samples:
         reports = [divmod(int(meeting.next_report()), PIDS) for _ in held]
         queued = [pool.apply_async(doze) for _ in range(QUEUED // 10 if quick else QUEUED)]
         for index, pid in reports:
-            killed = _killed_at(pid)
+            killed = killed_at(pid)
             lost.append((_lost_at(held[index]) - killed) * 1e3)
         if queued[-1].ready():
             raise RuntimeError("the queue was empty before the last kill")
@@ -123,9 +124,9 @@ CASES = (
         "death",
         one_death,
         (
-            Row("lost", "SIGKILL to exception", "ms", "value", "≤ 5", "≤ 5, p99 ≤ 20", 5, p99=20),
-            Row("following", "exception to next result", "ms", "value", "", "≤ 5", 5),
-            Row("back", "exception to all workers back", "ms", "value"),
+            Row("lost", "Pool: SIGKILL to exception", "ms", "value", "≤ 5", "≤ 5, p99 ≤ 20", 5, p99=20),
+            Row("following", "Pool: exception to next result", "ms", "value", "", "≤ 5", 5),
+            Row("back", "Pool: exception to all workers back", "ms", "value"),
             Row("starts", "... in bare worker starts", "x", "value", "", "≤ 1.5", 1.5),
         ),
         variants=("guarded",),
@@ -137,7 +138,7 @@ CASES = (
         (
             Row(
                 "crowd",
-                f"SIGKILL to exception, {MANY} workers, {QUEUED} queued",
+                f"Pool: SIGKILL to exception, {MANY} workers, {QUEUED} queued",
                 "ms",
                 "value",
                 "",

@@ -38,12 +38,12 @@ def idle(variant: str, quick: bool) -> Samples:
 
 CASES = (
     Case(
-        "idle",
+        "Pool: idle",
         idle,
         (
-            Row("wakeups", "idle: wake-ups per second", "/s", "value", "0", "0", 0),
-            Row("wakeups", "idle, timeouts set", "/s", "value", "", "aim 0", 0, subject="armed"),
-            Row("cpu", "idle: CPU in 5 s", "ms", "over", "", "0.06", 0.06),
+            Row("wakeups", "Pool: idle: wake-ups per second", "/s", "value", "0", "0", 0),
+            Row("wakeups", "Pool: idle, timeouts set", "/s", "value", "", "aim 0", 0, subject="armed"),
+            Row("cpu", "Pool: idle: CPU in 5 s", "ms", "over", "", "0.06", 0.06),
         ),
         variants=("bare", "guarded", "armed"),
         rounds=2,

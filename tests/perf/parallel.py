@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
+from collections.abc import Callable
 from typing import Any
 
+from . import hosts
 from .pairs import Case, Row, Samples
 
 WORKERS = 2
-TASKS = 100_000
 #: Bytes of one array, and how many a call has.
 SIZE, ARRAYS = 10_000_000, 8
 
@@ -32,18 +32,22 @@ def _parallel(variant: str) -> Any:
     return joblib.Parallel(WORKERS, backend={"bare": "loky", "guarded": "poolwarden"}[variant])
 
 
-def tiny(variant: str, quick: bool) -> Samples:
-    """Return tasks/s of tasks that do nothing, in batches that joblib makes as large as it likes."""
-    from joblib import delayed
+def _tiny(tasks: int) -> Callable[[str, bool], Samples]:
+    """Return what measures tasks that do nothing, in batches that joblib makes as large as it likes."""
 
-    parallel, count = _parallel(variant), TASKS // 10 if quick else TASKS
-    rates = []
-    for round_ in range(3 if quick else 6):
-        began = time.perf_counter()
-        parallel(delayed(nothing)(n) for n in range(count))
-        if round_:
-            rates.append(count / (time.perf_counter() - began))
-    return {"rate": rates}
+    def measure(variant: str, quick: bool) -> Samples:
+        from joblib import delayed
+
+        parallel, count = _parallel(variant), tasks // 10 if quick else tasks
+        rates = []
+        for round_ in range(3 if quick else 6):
+            began = time.perf_counter()
+            parallel(delayed(nothing)(n) for n in range(count))
+            if round_:
+                rates.append(count / (time.perf_counter() - began))
+        return {"rate": rates}
+
+    return measure
 
 
 def arrays(variant: str, quick: bool) -> Samples:
@@ -62,16 +66,16 @@ def arrays(variant: str, quick: bool) -> Samples:
     return {"rate": rates}
 
 
-def _is_there(*modules: str) -> bool:
-    return all(importlib.util.find_spec(module) is not None for module in modules)
+def _tiny_case(name: str, tasks: int) -> Case:
+    title = f"joblib: {tasks} no-ops, batches of its own size"
+    return Case(
+        name, _tiny(tasks), (Row("rate", title, "tasks/s", "ratio", "", "≥ 0.98", 0.98, more=True),), rounds=3
+    )
 
 
-_TINY = Row(
-    "rate", "joblib: no-ops in batches of its own size", "tasks/s", "ratio", "", "≥ 0.98", 0.98, more=True
-)
 _ARRAYS = Row("rate", "joblib: 10 MB arrays, mapped", "MB/s", "ratio", "", "≥ 1.0", 1.0, more=True)
 
 CASES = (
-    *((Case("joblib", tiny, (_TINY,)),) if _is_there("joblib") else ()),
-    *((Case("joblib-arrays", arrays, (_ARRAYS,)),) if _is_there("joblib", "numpy") else ()),
+    *((_tiny_case("joblib", 10_000), _tiny_case("joblib-many", 100_000)) if hosts.is_there("joblib") else ()),
+    *((Case("joblib-arrays", arrays, (_ARRAYS,), rounds=3),) if hosts.is_there("joblib", "numpy") else ()),
 )

@@ -56,6 +56,6 @@ def _row(title: str) -> tuple[Row, ...]:
 
 
 CASES = (
-    Case("arguments", _rate(_arguments), _row("10 MB arguments")),
-    Case("results", _rate(_results), _row("10 MB results")),
+    Case("arguments", _rate(_arguments), _row("Pool: 10 MB arguments")),
+    Case("results", _rate(_results), _row("Pool: 10 MB results")),
 )

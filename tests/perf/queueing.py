@@ -43,8 +43,16 @@ CASES = (
         "queue",
         queue,
         (
-            Row("memory", f"memory per queued task ({TASKS})", "bytes", "over", "", "≤ +300, aim +100", 300),
-            Row("cpu", "CPU per submit", "us", "ratio", "", "≤ 1.5", 1.5),
+            Row(
+                "memory",
+                f"Pool: memory per queued task ({TASKS})",
+                "bytes",
+                "over",
+                "",
+                "≤ +300, aim +100",
+                300,
+            ),
+            Row("cpu", "Pool: CPU per submit", "us", "ratio", "", "≤ 1.5", 1.5),
         ),
         rounds=3,
     ),

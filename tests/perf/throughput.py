@@ -62,20 +62,22 @@ def _row(title: str, stage: str, target: str, limit: float) -> tuple[Row, ...]:
 
 
 CASES = (
-    Case("apply", _rate(one_by_one, 2_000, 9), _row("no-ops one by one: apply", "≥ 0.95", "≥ 0.95", 0.95)),
+    Case(
+        "apply", _rate(one_by_one, 2_000, 9), _row("Pool: no-ops one by one: apply", "≥ 0.95", "≥ 0.95", 0.95)
+    ),
     Case(
         "window",
         _rate(in_a_window, 4_000, 9),
-        _row(f"no-ops, {WINDOW} outstanding: apply_async", "≥ 0.95", "≥ 0.95", 0.95),
+        _row(f"Pool: no-ops, {WINDOW} outstanding: apply_async", "≥ 0.95", "≥ 0.95", 0.95),
     ),
     Case(
         "imap",
         _rate(unordered, 4_000, 9),
-        _row("no-ops: imap_unordered, chunk 1", "", "≥ 0.95", 0.95),
+        _row("Pool: no-ops: imap_unordered, chunk 1", "", "≥ 0.95", 0.95),
     ),
     Case(
         "map",
         _rate(chunks, 1_000_000, 3),
-        _row("1M no-ops: map(chunksize=1000)", "≥ 0.95", "≥ 0.98", 0.95),
+        _row("Pool: 1M no-ops: map(chunksize=1000)", "≥ 0.95", "≥ 0.98", 0.95),
     ),
 )

@@ -55,7 +55,7 @@ def _overshoot(task: Callable[[str], None]) -> Callable[[str, bool], Samples]:
 
 
 def _case(name: str, title: str, task: Callable[[str], None]) -> Case:
-    row = Row("over", f"timeout overshoot, {title}", "ms", "value", "", "≤ 10, aim 3", 10)
+    row = Row("over", f"Pool: timeout overshoot, {title}", "ms", "value", "", "≤ 10, aim 3", 10)
     return Case(name, _overshoot(task), (row,), variants=("guarded",), rounds=2)
 
 
