@@ -38,7 +38,7 @@ def idle(variant: str, quick: bool) -> Samples:
 
 CASES = (
     Case(
-        "Pool: idle",
+        "idle",
         idle,
         (
             Row("wakeups", "Pool: idle: wake-ups per second", "/s", "value", "0", "0", 0),
