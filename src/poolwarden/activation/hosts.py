@@ -61,7 +61,12 @@ HOSTS: Final = (
     Host("joblib.parallel", "joblib:JoblibBackends", "joblib.Parallel", "joblib", has_pools=False),
     Host("multiprocess.pool", "multiprocess:MultiprocessPool", "multiprocess.Pool", "multiprocess"),
     Host("multiprocessing.process", "process:MultiprocessingProcess", "multiprocessing.Process"),
-    Host("multiprocess.process", "multiprocess:MultiprocessProcess", "multiprocess.Process", "multiprocess"),
+    Host(
+        "multiprocess.process",
+        "multiprocess_process:MultiprocessProcess",
+        "multiprocess.Process",
+        "multiprocess",
+    ),
 )
 
 

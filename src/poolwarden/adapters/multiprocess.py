@@ -1,4 +1,4 @@
-"""`multiprocess`, the copy of `multiprocessing` that pickles with dill: its ``Pool`` and its ``Process``.
+"""`multiprocess`, the copy of `multiprocessing` that pickles with dill: its ``Pool``.
 
 `pathos` and Hugging Face's `datasets` use it. The code is the same; the classes,
 the pickler and `TimeoutError` are its own.
@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Final
 
 from ..errors import TaskTimeoutError, with_host_error
 from .base_pool import BasePool
-from .base_process import ProcessAdapter
 
 _context: Final[Any] = importlib.import_module("multiprocess.context")
 
@@ -27,11 +26,3 @@ class MultiprocessPool(BasePool):
         if isinstance(error, TaskTimeoutError):
             return with_host_error(error, _context.TimeoutError)
         return error
-
-
-class MultiprocessProcess(ProcessAdapter):
-    """Guards one `multiprocess.Process`."""
-
-    name: ClassVar[str] = "multiprocess.Process"
-    module: ClassVar[Any] = importlib.import_module("multiprocess.process")
-    util: ClassVar[Any] = importlib.import_module("multiprocess.util")
