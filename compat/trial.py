@@ -112,7 +112,7 @@ def _prepare(work: Path, recipe: Recipe, place: Environment) -> None:
 def _execute(command: list[str], work: Path, env: dict[str, str], bound: float) -> tuple[int, str, str, bool]:
     """Return exit code, output, errors, and whether a process of its group outlived it."""
     # Files, not pipes: whoever is left over would keep a pipe open.
-    out, err = work.with_suffix(".out"), work.with_suffix(".err")
+    out, err = (work.with_name(work.name + suffix) for suffix in (".out", ".err"))
     with open(out, "wb") as output, open(err, "wb") as errors:
         process = subprocess.Popen(
             command,

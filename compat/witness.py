@@ -20,7 +20,7 @@ def _tell(path: str, pid: int) -> None:
         if name.startswith("poolwarden.adapters.") and numbers is not None:
             made = int(re.findall(r"\d+", repr(numbers))[0]) - 1
             with open(path, "a", encoding="utf-8") as file:
-                file.write(f"{made} {name.rpartition('.')[2]}\n" if made else "")
+                file.write(f"{made} {name.rpartition('.')[2].removeprefix('base_')}\n" if made else "")
 
 
 if os.environ.get("COMPAT_WITNESS"):

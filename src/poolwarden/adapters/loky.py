@@ -90,11 +90,14 @@ class LokyExecutor(ExecutorAdapter):
         error = with_host_error(error, self.module.TerminatedWorkerError)
         return with_host_error(error, self.module.ShutdownExecutorError) if self._killing else error
 
+    def with_remote_traceback(self, error: BaseException, text: str) -> BaseException:
+        error.__cause__ = self.module._RemoteTraceback(text)
+        return error
+
     def unpicklable(self, error: BaseException) -> BaseException:
         wrapped = pickle.PicklingError("Could not pickle the task to send it to the workers.")
         text = "".join(format_exception(type(error), error, error.__traceback__))
-        wrapped.__cause__ = self.module._RemoteTraceback(text)
-        return wrapped
+        return self.with_remote_traceback(wrapped, text)
 
     def is_death(self, cause: Any, *args: Any) -> bool:
         return isinstance(cause, self.module.TerminatedWorkerError)
