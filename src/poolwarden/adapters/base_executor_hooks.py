@@ -75,6 +75,12 @@ class Starter(Method):
         super().__init__(adapter, executor, "_start_executor_manager_thread")
 
     def __call__(self) -> None:
+        # At each submit.
+        executor: Any = self._owner()
+        if executor is not None and executor._executor_manager_thread is None:
+            self._start()
+
+    def _start(self) -> None:
         module, adapter = self.adapter.module, self.adapter
         with self._patching:
             thread_class = module._ExecutorManagerThread

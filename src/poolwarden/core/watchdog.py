@@ -102,7 +102,7 @@ class Watchdog:
         finally:
             with self._lock:
                 self._held_back -= 1
-                if self._watched or self._deadlines:
+                if self._thread is None and (self._watched or self._deadlines):
                     self._wake()
 
     def let_end(self) -> None:
