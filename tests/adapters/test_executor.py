@@ -16,6 +16,7 @@ from concurrent.futures import (
     as_completed,
     wait,
 )
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -382,3 +383,14 @@ class TestCancel(ExecutorTests):
             assert not future.cancelled()
         (tmp_path / "go").touch()
         assert running.result(DEADLINE) == 3
+
+
+def test_a_file_of_the_users_may_be_named_like_one_of_the_hosts(tmp_path: Path) -> None:
+    module = tmp_path / "my_process_executor.py"
+    module.write_text("def submit(pool, func):\n    return pool.submit(func)\n")
+    found: dict[str, Any] = {}
+    exec(compile(module.read_text(), str(module), "exec"), found)
+    with guard(ProcessPoolExecutor(1)) as pool:
+        error = found["submit"](pool, die(3)).exception(DEADLINE)
+    assert isinstance(error, WorkerLostError)
+    assert error.task.site == f"{module}:2"

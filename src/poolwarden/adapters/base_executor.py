@@ -53,8 +53,9 @@ _OWN_FILES: Final = (
     "concurrent/futures/process.py",
     "concurrent/futures/_base.py",
     "asyncio/base_events.py",
-    "process_executor.py",
-    "reusable_executor.py",
+    "loky/process_executor.py",
+    "loky/reusable_executor.py",
+    "loky/_base.py",
 )
 _numbers = itertools.count(1)
 _guarded: weakref.WeakSet[ExecutorAdapter] = weakref.WeakSet()
