@@ -6,7 +6,7 @@ A recipe is one file in ``compat/recipes``; see any of them for the form, and
 
 from __future__ import annotations
 
-import fnmatch
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ class Intended:
     Attributes
     ----------
     tests : list of str
-        Patterns of test names, as in `fnmatch`.
+        Names of tests. ``*`` stands for anything; the brackets of a parameter are themselves.
     why : str
         One sentence for the reader.
     """
@@ -57,7 +57,8 @@ class Intended:
 
     def covers(self, test: str) -> bool:
         """Return whether a test is one of those."""
-        return any(fnmatch.fnmatchcase(test, pattern) for pattern in self.tests)
+        patterns = (".*".join(map(re.escape, name.split("*"))) for name in self.tests)
+        return any(re.fullmatch(pattern, test) for pattern in patterns)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def make(driver: Any) -> Any:
     """Return ``make(kind, bare, guarded, **more)``, which compares two made-up runs."""
 
     def make(kind: str, bare: dict[str, str], guarded: dict[str, str], **more: Any) -> Any:
-        intended = [driver.recipes.Intended(["*::meant", "*::case[[]1]"], "For a reason.")]
+        intended = [driver.recipes.Intended(["*::meant", "*::case[1-*]"], "For a reason.")]
         recipe = driver.Recipe("made-up", "", kind, [], [], intended=intended, pools=more.pop("pools", False))
         bare_run = driver.Results(bare, {}, 2.0, Path("bare.log"))
         guarded_run = driver.Results(guarded, {}, 3.0, Path("guarded.log"), **more)
@@ -53,7 +53,7 @@ def test_a_test_that_failed_before_is_not(make: Any) -> None:
     assert make("tests", bare, {"t::a": "passed", "t::b": "error"}).new == []
 
 
-@pytest.mark.parametrize("name", ["t::meant", "t::case[1]"])
+@pytest.mark.parametrize("name", ["t::meant", "t::case[1-a]"])
 def test_what_the_recipe_says_is_meant_is_not_new(make: Any, name: str) -> None:
     found = make("tests", {**ALL_PASSED, name: "passed"}, {**ALL_PASSED, name: "failed"})
     assert (found.new, found.meant) == ([], [name])
