@@ -142,6 +142,7 @@ class RunningTaskDies(ContractBase):
             host.result(lost)
 
         assert "_segfault" in caught.value.stack
+        assert "_bootstrap" not in caught.value.stack
 
     def test_a_loss_is_an_event_and_a_warning(self, host: PoolBinding, make_pool: Pools, caplog: Any) -> None:
         events: list[Any] = []

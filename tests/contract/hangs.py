@@ -58,6 +58,8 @@ class TaskNeverEnds(ContractBase):
         assert error.may_have_run is True
         if stands_in:
             assert stands_in in error.stack
+            # Neither the worker's own frames nor those of the parent that forked it.
+            assert "_bootstrap" not in error.stack
         all_gone(notes.pids())
 
     def test_only_the_item_that_hangs_is_stopped(

@@ -15,6 +15,7 @@ from typing import Any
 from ..worker import ledger
 from ..worker.payload import SPILL
 from .handles import Handle
+from .stacks import task_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +125,11 @@ class Worker(Handle):
         return self._record
 
     def stack(self, start: int = 0) -> str | None:
-        """Return what faulthandler wrote for this worker behind byte `start`, if anything."""
+        """Return what faulthandler wrote of the task behind byte `start`, if anything."""
         try:
             with open(self.stack_path, "rb") as file:
                 file.seek(start)
-                return file.read().decode("utf-8", "replace") or None
+                return task_frames(file.read().decode("utf-8", "replace")) or None
         except OSError:
             return None
 
