@@ -40,5 +40,6 @@ def test_frames_below_the_task_are_left_out(text: str, left: str) -> None:
 def test_every_thread_is_cut_by_itself_and_what_follows_them_stays() -> None:
     crash = "Fatal Python error: Segmentation fault\n\n"
     other = "Thread 0x2 (most recent call first):\n" + HOST + "\n"
-    behind = "\nCurrent thread's C stack trace (most recent call first):\n  Binary file \"libc.so.6\" [0x1]\n"
+    behind = "\nCurrent thread's C stack trace (most recent call first):\n"
+    behind += "  Binary file \"libc.so.6\" [0x1]\n"
     assert task_frames(crash + other + HEAD + TASK + OWN + HOST + behind) == crash + other + HEAD + TASK + behind
