@@ -531,6 +531,16 @@ class TestMethods(PoolTests):
         assert handle.ready()
         assert handle.successful() is False
 
+    def test_a_map_while_no_worker_is_there_waits_for_one(self, host: BindPool) -> None:
+        with guard(host.make_bare(1)) as pool:
+            with pool._poolwarden.guard.births:  # type: ignore[attr-defined]
+                lost = pool.apply_async(die(3))
+                eventually(lambda: not pool._pool, "the pool takes the dead worker off its list")  # type: ignore[attr-defined]
+                later = pool.map_async(square, iter(range(9)))
+            with pytest.raises(WorkerLostError):
+                lost.get(DEADLINE)
+            assert later.get(DEADLINE) == [n * n for n in range(9)]
+
     def test_get_with_a_timeout_raises_the_hosts_own(self, make_pool: Pools, tmp_path: Any) -> None:
         handle = make_pool().apply_async(HeldUntil(tmp_path / "go"), (5,))
 

@@ -28,6 +28,7 @@ from ..core.tickets import Ticket
 from ..core.workers import Worker
 from ..errors import ConfigurationError
 from ..policy import Policy
+from . import base_pool_chunks
 from .base import PoolAdapter
 from .base_pool_births import Births, PoolPatches
 from .base_pool_end import TERM_BOUND, PoolEnd
@@ -40,7 +41,7 @@ THREAD_BOUND: Final = 2.0
 
 _ATTRIBUTES: Final = (
     "_taskqueue", "_cache", "_inqueue", "_outqueue", "_change_notifier", "_terminate", "_pool", "_state",
-    "_task_handler", "_worker_handler", "_result_handler",
+    "_task_handler", "_worker_handler", "_result_handler", "_processes", "_map_async", "_check_running",
 )  # fmt: skip
 #: Seconds for the worker handler to end once it has nothing left to do.
 HANDLER_BOUND: Final = 0.1
@@ -164,6 +165,7 @@ class BasePool(PoolAdapter):
         older = self.births.begin()
         self.line = TaskQueue(self, self.bare_queue)
         pool._taskqueue = self.line
+        base_pool_chunks.hook(pool)
         pool._poolwarden = self
         self.end = PoolEnd(self, pool)
         self.older_tasks.forget_waiting(self.line.adopt_waiting())
@@ -180,6 +182,7 @@ class BasePool(PoolAdapter):
     def detach(self, pool: Any) -> None:
         """Leave `pool` to itself; tasks in flight stay guarded until they are answered."""
         pool._taskqueue = self.bare_queue
+        base_pool_chunks.unhook(pool)
         del pool._poolwarden
         pool._poolwarden_leaving = self
         self.guard.retire()
@@ -189,6 +192,7 @@ class BasePool(PoolAdapter):
         if not self.guard.stay(policy):
             return False
         pool._taskqueue = self.line
+        base_pool_chunks.hook(pool)
         pool._poolwarden = self
         del pool._poolwarden_leaving
         return True

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from .base_pool import BasePool
 
 #: Ends of the names of files whose frames are not the user's.
-_OWN_FILES = ("poolwarden/adapters/base_pool_feed.py", "multiprocessing/pool.py", "multiprocess/pool.py")
+_OWN_FILES = (
+    "poolwarden/adapters/base_pool_chunks.py",
+    "poolwarden/adapters/base_pool_feed.py",
+    "multiprocessing/pool.py",
+    "multiprocess/pool.py",
+)
 
 
 class TaskQueue:
