@@ -87,7 +87,7 @@ def main() -> int:
     text = "\n".join(_report(cells, pythons, arguments.names or list(VERSIONS)))
     print(text)
     if arguments.into:
-        _put(Path(arguments.into), text)
+        put(Path(arguments.into), MARKS, text)
     return int(any(cell.problems for cell in cells.values()))
 
 
@@ -185,12 +185,13 @@ def _report(cells: dict[tuple[str, str, str], Cell], pythons: list[str], names: 
     return lines[:-1]
 
 
-def _put(path: Path, text: str) -> None:
-    before, _, rest = path.read_text().partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+def put(path: Path, marks: tuple[str, str], text: str) -> None:
+    """Put a text between two marks in a file."""
+    before, _, rest = path.read_text().partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not end:
-        sys.exit(f"{path} does not have the marks {' and '.join(MARKS)}")
-    path.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+        sys.exit(f"{path} does not have the marks {' and '.join(marks)}")
+    path.write_text(f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def trial(recipe: Recipe, run: Run, place: Environment, *, guarded: bool) -> Res
     log = stem.with_name(stem.name + ".log")
     log.write_text(f"$ {' '.join(command)}\n{out}\n-- stderr\n{err}\n-- exit code {code}\n")
     if recipe.kind == "tests":
-        outcomes, details = _read_report(report)
+        outcomes, details = read_report(report)
     else:
         outcomes, details = _observe(recipe, code, out, err, work), {}
     outcomes["all processes ended"] = "failed" if alive else PASSED
@@ -154,7 +154,7 @@ def _signal_group(group: int, number: int) -> bool:
     return False
 
 
-def _read_report(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+def read_report(path: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Return outcome and message by test; a run that was stopped has no report, and no test has passed."""
     outcomes: dict[str, str] = {}
     details: dict[str, str] = {}

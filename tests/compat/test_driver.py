@@ -105,3 +105,24 @@ def test_a_key_that_nobody_knows_is_refused(
     (tmp_path / "bad.toml").write_text('title = "x"\nkind = "tests"\nrequires = []\nrun = []\ntimout = 3\n')
     with pytest.raises(TypeError, match="timout"):
         driver.recipes.load("bad")
+
+
+def test_outcomes_of_a_suite_are_told_by_start_method(driver: Any) -> None:
+    suites = importlib.import_module("suites")
+    outcomes = {
+        "T::test_a[fork-1]": "passed",
+        "T::test_a[forkserver]": "failed",
+        "T::test_b[1-spawn]": "skipped",
+        "T::test_c": "error",
+    }
+    found = suites.by_method(outcomes)
+    assert found == {
+        "fork": (1, []),
+        "forkserver": (0, ["T::test_a[forkserver]"]),
+        "spawn": (0, []),
+        "any": (0, ["T::test_c"]),
+    }
+    text = "\n".join(suites.table({"Process, Python 3.13.0": found}, ["3.13.0"]))
+    assert "| Process | forkserver | **1 of 1 failed** |" in text
+    assert "| Process | fork | green, 1 |" in text
+    assert "- Process on 3.13.0: `T::test_c`" in text
