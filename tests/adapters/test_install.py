@@ -38,3 +38,38 @@ def test_a_host_that_is_imported_later_is_guarded(host: str) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (ran.stdout, ran.stderr) == ("True\n", "")
+
+
+def test_a_second_install_while_another_thread_imports_a_host() -> None:
+    """Each waited for the other: one for the import, the other, in it, for the lock of `install`."""
+    pytest.importorskip("loky")
+    program = """
+import sys, threading
+import poolwarden
+
+poolwarden.install()
+begun, go_on = threading.Event(), threading.Event()
+
+class Pause:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("loky.") and "loky.process_executor" in sys.modules and not begun.is_set():
+            begun.set()
+            go_on.wait(30)
+
+def import_it():
+    import loky
+
+sys.meta_path.insert(0, Pause())
+thread = threading.Thread(target=import_it)
+thread.start()
+assert begun.wait(30)
+threading.Timer(0.5, go_on.set).start()  # by then this thread waits for the import
+poolwarden.install(timeout=5)
+thread.join()
+import loky
+pool = loky.ProcessPoolExecutor(1)
+print(pool._poolwarden.guard.policy.timeout)
+pool.shutdown()
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (ran.stdout, ran.stderr) == ("5\n", "")

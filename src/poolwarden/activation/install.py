@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import sys
 import threading
 from typing import Any
@@ -67,12 +68,13 @@ def follow(policy: Policy | None) -> None:
             while _installed:
                 _installed.pop().uninstall()
             return
-        for host in HOSTS:
-            if host.imported in sys.modules:
-                _install(host)
-            elif host.imported not in _awaited:
-                _awaited.add(host.imported)
-                when_imported(host.imported, functools.partial(_on_import, host))
+        awaited = [host for host in HOSTS if host.imported not in _awaited]
+        _awaited.update(host.imported for host in awaited)
+    for host in HOSTS:
+        if host in awaited:
+            when_imported(host.imported, functools.partial(_on_import, host))
+        elif host.imported in sys.modules:
+            _install(host)
 
 
 def load() -> None:
@@ -88,11 +90,14 @@ def load() -> None:
 def _install(host: Host) -> None:
     """Install one host; the program must not fail because of us."""
     try:
+        # Not under the lock: it imports, for which it may have to wait for a thread that is
+        # importing the host; and that thread comes here when it has.
         adapter = host.load()
-        if hasattr(adapter, "install"):
-            adapter.install(_policy)
-            if adapter not in _installed:
-                _installed.append(adapter)
+        with _lock:
+            if _policy is not None and hasattr(adapter, "install"):
+                adapter.install(_policy)
+                if adapter not in _installed:
+                    _installed.append(adapter)
     except Exception as error:
         log.warning("poolwarden: %s is not guarded: %s", host.kind, error)
 
@@ -101,5 +106,15 @@ def _on_import(host: Host, module: Any) -> None:
     """Install a host that has just been imported."""
     with _lock:
         _awaited.discard(host.imported)
-        if _policy is not None:
-            _install(host)
+    if _policy is not None:
+        _install(host)
+
+
+def _in_forked_process() -> None:
+    global _lock
+    # A thread that does not exist here may have held it.
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_process)
