@@ -71,7 +71,7 @@ SUITES: Final = (
     Suite("multiprocess", ("test_multiprocess.py",), "multiprocess"),
 )
 
-#: Outcomes by start method: how many tests passed, and the names of those that did not.
+#: Outcomes by start method: how many tests passed, and each that did not, with what it said.
 Outcome = dict[str, tuple[int, list[str]]]
 
 
@@ -136,13 +136,13 @@ def examine_suite(suite: Suite, version: str, python: str) -> Outcome:
             )
         except subprocess.TimeoutExpired:
             return {"any": (0, [f"took longer than {BOUND:g} s"])}
-        outcomes, _ = read_report(report)
+        outcomes, details = read_report(report)
     if ran.returncode > 1 or not outcomes:
         return {"any": (0, [f"pytest ended with {ran.returncode}: {ran.stdout.decode()[-300:]}"])}
-    return by_method(outcomes)
+    return by_method(outcomes, details)
 
 
-def by_method(outcomes: dict[str, str]) -> Outcome:
+def by_method(outcomes: dict[str, str], details: dict[str, str]) -> Outcome:
     """Return outcomes by the start method that is in a test's name; ``any`` where there is none."""
     found: Outcome = {}
     for name, outcome in outcomes.items():
@@ -152,7 +152,7 @@ def by_method(outcomes: dict[str, str]) -> Outcome:
         if outcome == PASSED:
             passed += 1
         elif outcome != "skipped":
-            failed = [*failed, name]
+            failed = [*failed, f"{name}: {details.get(name, outcome)[:200]}"]
         found[method] = passed, failed
     return found
 

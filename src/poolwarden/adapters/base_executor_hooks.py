@@ -61,7 +61,7 @@ class Birth(Method):
     """A method that may start workers."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self.adapter.guard.births:
+        with self.adapter.guard.births, watchdog().no_thread():
             return self.bare(*args, **kwargs) if self.adapter.may_host_start(self._owner()) else None
 
 
