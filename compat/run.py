@@ -142,7 +142,7 @@ _HEADER = (
 
 
 def _row(row: Comparison) -> str:
-    pools = ", ".join(f"{count} {adapter}" for adapter, count in sorted(row.guarded.pools.items()))
+    pools = ", ".join(f"{count} {host}" for host, count in sorted(row.guarded.pools.items()))
     cells = [
         row.recipe.name,
         row.run.name,

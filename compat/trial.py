@@ -43,7 +43,7 @@ class Results:
     seconds : float
         From start to end.
     pools : dict
-        Guarded pools by adapter; a lower bound, see `witness`.
+        Guarded pools by host; a lower bound, see `witness`.
     said : list of str
         Lines that poolwarden wrote to stderr.
     log : Path
@@ -189,6 +189,6 @@ def _count(witness: Path) -> dict[str, int]:
     pools: dict[str, int] = {}
     if witness.exists():
         for line in witness.read_text().splitlines():
-            count, _, adapter = line.partition(" ")
-            pools[adapter] = pools.get(adapter, 0) + int(count)
+            count, _, host = line.partition(" ")
+            pools[host] = pools.get(host, 0) + int(count)
     return pools

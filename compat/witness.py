@@ -2,7 +2,7 @@
 
 Installed as ``compat_witness`` into the recipes' environments, where a start-up
 file imports it in every interpreter. At its exit each process appends one line
-for each adapter that guarded pools in it. What ends without an exit (a worker
+for each host whose pools were guarded in it. What ends without an exit (a worker
 of a pool, a process that is killed) counts nothing, so the sum is a lower bound.
 """
 
@@ -13,14 +13,13 @@ import sys
 
 
 def _tell(path: str, pid: int) -> None:
-    if os.getpid() != pid:
+    adapters = sys.modules.get("poolwarden.adapters.base")
+    if os.getpid() != pid or adapters is None:
         return
-    for name, module in list(sys.modules.items()):
-        numbers = getattr(module, "_numbers", None)
-        if name.startswith("poolwarden.adapters.") and numbers is not None:
-            made = int(re.findall(r"\d+", repr(numbers))[0]) - 1
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(f"{made} {name.rpartition('.')[2].removeprefix('base_')}\n" if made else "")
+    with open(path, "a", encoding="utf-8") as file:
+        for host, numbers in adapters._numbers.items():
+            following = int(re.findall(r"\d+", repr(numbers))[0])
+            file.write(f"{following - 1} {host}\n")
 
 
 if os.environ.get("COMPAT_WITNESS"):

@@ -23,9 +23,10 @@ a death means, timeouts, retries, errors) is the core's. To add a host:
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..worker.payload import pickling_of
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from ..core.seams import Seam
     from ..core.tickets import Ticket
     from ..core.workers import Snapshot, Worker
+
+#: By host, the number of its next pool.
+_numbers: Final[dict[str, itertools.count[int]]] = {}
 
 
 class PoolAdapter(ABC):
@@ -65,6 +69,10 @@ class PoolAdapter(ABC):
 
     def __init__(self, reducers: Any = None) -> None:
         self.dumper, self.loads = pickling_of(self.pickler_name, reducers)
+
+    def title(self) -> str:
+        """Return a name for this pool that no other has, such as ``Pool-3``; call it once."""
+        return f"{self.name}-{next(_numbers.setdefault(self.name, itertools.count(1)))}"
 
     @abstractmethod
     def processes(self) -> list[Any]:

@@ -14,7 +14,6 @@ initializer is exchanged for `worker.member.birth`.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import pickle
 import sys
@@ -57,7 +56,6 @@ _OWN_FILES: Final = (
     "loky/reusable_executor.py",
     "loky/_base.py",
 )
-_numbers = itertools.count(1)
 _guarded: weakref.WeakSet[ExecutorAdapter] = weakref.WeakSet()
 
 
@@ -92,7 +90,7 @@ class ExecutorAdapter(PoolAdapter):
         self.replacements = Replacements(self)
         self.end = ExecutorEnd(self)
         self.process_chunk = self.module._process_chunk
-        self.guard = Guard(self, policy, f"{self.name}-{next(_numbers)}")
+        self.guard = Guard(self, policy, self.title())
         self.executor: weakref.ref[Any] = weakref.ref(executor)
         self._result_queue = executor._result_queue
         self._pending: dict[Any, Any] = executor._pending_work_items

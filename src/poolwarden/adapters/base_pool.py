@@ -12,7 +12,6 @@ whichever way it ends. The pool's class is left alone.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import pickle
 import weakref
 from collections.abc import Callable, Iterable
@@ -48,7 +47,6 @@ HANDLER_BOUND: Final = 0.1
 #: Seconds from the first call of older workers to join to the second; each pause is twice the one before.
 ROLL_PAUSE: Final = 0.25
 _STATIC: Final = ("processes", "pool", "initializer", "initargs")
-_numbers = itertools.count(1)
 
 
 class BasePool(PoolAdapter):
@@ -84,7 +82,7 @@ class BasePool(PoolAdapter):
         self.gate = Gate()
         self.ending = False
         self._pool: weakref.ref[Any] = weakref.ref(pool)
-        self.guard = Guard(self, policy, f"{self.name}-{next(_numbers)}")
+        self.guard = Guard(self, policy, self.title())
         self.births = Births(self, workers)
 
     @classmethod
