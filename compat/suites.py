@@ -128,6 +128,8 @@ def examine_suite(suite: Suite, version: str, python: str) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [str(place.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}"]
+        # A version that is older than the Python may use what that has deprecated since.
+        command += ["-W", "default::DeprecationWarning"]
         command += [f"tests/adapters/{file}" for file in suite.files]
         env = {**clean_env(), "PYTHONDONTWRITEBYTECODE": "1"}
         try:
