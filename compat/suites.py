@@ -31,6 +31,7 @@ BOUND: Final = 1200.0
 MARKS: Final = ("<!-- suites -->", "<!-- end of suites -->")
 METHODS: Final = ("fork", "spawn", "forkserver", "loky")
 PYTEST: Final = ("pytest==9.0.2",)
+NUMPY: Final = ("numpy==2.2.6; python_version < '3.14'", "numpy==2.3.5; python_version == '3.14'")
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,14 @@ class Suite:
         Below ``tests/adapters``.
     distribution : str
         What has the host; empty for the standard library.
+    besides : tuple of str
+        Requirements without which some of its tests are skipped.
     """
 
     host: str
     files: tuple[str, ...]
     distribution: str = ""
+    besides: tuple[str, ...] = ()
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -67,7 +71,7 @@ SUITES: Final = (
     Suite("ProcessPoolExecutor", ("test_executor.py", "test_executor_ways.py")),
     Suite("Process", ("test_process.py",)),
     Suite("loky", ("test_loky.py",), "loky"),
-    Suite("joblib", ("test_joblib.py", "test_joblib_contract.py"), "joblib"),
+    Suite("joblib", ("test_joblib.py", "test_joblib_contract.py"), "joblib", NUMPY),
     Suite("multiprocess", ("test_multiprocess.py",), "multiprocess"),
 )
 
@@ -124,7 +128,7 @@ def examine_suite(suite: Suite, version: str, python: str) -> Outcome:
         cell = examine(python, suite.distribution, version)
         if cell.absent or cell.broken:
             return {}
-    place = environment(python, [*requires, *PYTEST])
+    place = environment(python, [*requires, *suite.besides, *PYTEST])
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [str(place.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}"]
