@@ -3,7 +3,8 @@
 ``python compat/run.py`` runs every recipe with the Python that runs it;
 ``python compat/run.py cpython_pool --python python3.14`` one with another.
 Everything that is installed or written is in one folder of the user's cache.
-The exit code is 1 when anything differs that is not meant to.
+The exit code is 1 when anything differs that is not meant to, or when a recipe
+that was asked for by name could not be run.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def main() -> int:
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump([_as_json(row) for row in rows], file, indent=1)
-    return int(not rows or any(row.new or row.problem for row in rows))
+    absent = set(arguments.recipes) - {row.recipe.name for row in rows}
+    return int(not rows or bool(absent) or any(row.new or row.problem for row in rows))
 
 
 def _parse() -> Any:

@@ -3,9 +3,10 @@
 ``python compat/suites.py --python python3.10 --python python3.14 …`` runs the
 host's test files of this checkout in the environment of each version (see
 `environments`) and prints a table: version, Python, start method, outcome.
-What is in ``--results`` already is not run again, so that a run of an hour can
-be continued; ``--into FILE`` puts the table between the marks in a file. The
-exit code is 1 when a test failed.
+``python compat/suites.py loky`` does so for one host. What is in ``--results``
+already and had no failure is not run again, so that a run of an hour can be
+continued; ``--into FILE`` puts the table between the marks in a file. The exit
+code is 1 when a test failed.
 """
 
 from __future__ import annotations
@@ -89,16 +90,20 @@ def main() -> int:
     def run(job: tuple[Suite, str, str]) -> None:
         suite, version, python = job
         key = f"{suite.title(version)}, Python {identify(python)[0]}"
-        if key in found:
+        if key in found and not _failed(found[key]):
             return
         outcome = examine_suite(suite, version, python)
         with writing:
             found[key] = outcome
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(found, indent=1))
+            # All or nothing: it may be interrupted at any time.
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text(json.dumps(found, indent=1))
+            partial.replace(path)
         print(key, {method: (passed, failed) for method, (passed, failed) in outcome.items()}, flush=True)
 
-    jobs = [(suite, v, python) for python in arguments.python for suite in SUITES for v in suite.versions]
+    wanted = [suite for suite in SUITES if suite.host in (arguments.hosts or [suite.host])]
+    jobs = [(suite, v, python) for python in arguments.python for suite in wanted for v in suite.versions]
     for python in arguments.python:
         environment(python, list(PYTEST))  # now, so that the wheel is built once
     with ThreadPoolExecutor(arguments.jobs) as threads:
@@ -107,16 +112,25 @@ def main() -> int:
     print(text)
     if arguments.into:
         put(Path(arguments.into), MARKS, text)
-    return int(any(failed for outcome in found.values() for _, failed in outcome.values()))
+    return int(any(map(_failed, found.values())))
+
+
+def _failed(outcome: Outcome) -> bool:
+    return any(failed for _, failed in outcome.values())
 
 
 def _parse() -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    hosts = [suite.host for suite in SUITES]
+    parser.add_argument("hosts", nargs="*", metavar="host", help=", ".join(hosts))
     parser.add_argument("--python", action="append", help="an interpreter; may be given several times")
     parser.add_argument("--jobs", type=int, default=1, help="how many suites at a time")
     parser.add_argument("--results", default=str(cache() / "suites.json"), help="where outcomes are kept")
     parser.add_argument("--into", metavar="FILE", help="put the table between the marks in this file")
     arguments = parser.parse_args()
+    unknown = set(arguments.hosts) - set(hosts)
+    if unknown:
+        parser.error(f"no such host: {', '.join(sorted(unknown))}")
     arguments.python = arguments.python or [sys.executable]
     return arguments
 
@@ -158,7 +172,7 @@ def by_method(outcomes: dict[str, str], details: dict[str, str]) -> Outcome:
         if outcome == PASSED:
             passed += 1
         elif outcome != "skipped":
-            failed = [*failed, f"{name}: {details.get(name, outcome)[:200]}"]
+            failed = [*failed, f"{name}: {' '.join(details.get(name, outcome).split())[:200]}"]
         found[method] = passed, failed
     return found
 

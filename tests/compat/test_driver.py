@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,43 @@ def test_a_key_that_nobody_knows_is_refused(
     (tmp_path / "bad.toml").write_text('title = "x"\nkind = "tests"\nrequires = []\nrun = []\ntimout = 3\n')
     with pytest.raises(TypeError, match="timout"):
         driver.recipes.load("bad")
+
+
+def test_a_recipe_that_was_asked_for_and_cannot_be_run_is_a_failure(
+    driver: Any, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    same = make("tests", ALL_PASSED, ALL_PASSED)
+    same.recipe, same.guarded.pools = driver.recipes.load("tqdm"), {"Pool": 1}
+    monkeypatch.setattr(driver, "_run_recipe", lambda recipe, *_: [same] if recipe.name == "tqdm" else [])
+    monkeypatch.setattr(sys, "argv", ["run.py", "tqdm"])
+    assert driver.main() == 0
+    monkeypatch.setattr(sys, "argv", ["run.py", "tqdm", "flake8"])
+    assert driver.main() == 1
+
+
+def test_suites_go_on_where_they_were_stopped(
+    driver: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    suites = importlib.import_module("suites")
+    outcomes = {"Process": {"fork": (3, [])}, "loky": {"loky": (2, ["T::test_a: no"])}}
+    ran: list[str] = []
+
+    def examine_suite(suite: Any, version: str, python: str) -> Any:
+        ran.append(suite.title(version))
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        return outcomes[suite.host]
+
+    monkeypatch.setattr(suites, "environment", lambda *_: None)
+    monkeypatch.setattr(suites, "examine_suite", examine_suite)
+    monkeypatch.setattr(suites, "identify", lambda python: ("3.13.0", Path()))
+    command = ["suites.py", "Process", "loky", "--results", str(tmp_path / "results.json")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(KeyboardInterrupt):
+        suites.main()
+    assert suites.main() == 1
+    oldest, newest = suites.VERSIONS["loky"][0], suites.VERSIONS["loky"][-1]
+    assert ran == ["Process", f"loky {oldest}", f"loky {newest}", f"loky {oldest}", f"loky {newest}"]
 
 
 def test_outcomes_of_a_suite_are_told_by_start_method(driver: Any) -> None:
