@@ -73,3 +73,40 @@ pool.shutdown()
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert (ran.stdout, ran.stderr) == ("5\n", "")
+
+
+def test_a_host_that_another_thread_is_importing_is_not_waited_for() -> None:
+    """That thread tells us of the host with the locks of its import held."""
+    program = (
+        "import multiprocessing, sys, threading\n"
+        "import poolwarden\n"
+        "half, go = threading.Event(), threading.Event()\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'queue' and threading.current_thread() is importer:\n"
+        "            half.set()\n"
+        "            go.wait(30)\n"
+        "        elif name.startswith('poolwarden.adapters.'):\n"
+        "            go.set()\n"
+        "def install():\n"
+        "    half.wait(30)\n"
+        "    poolwarden.install(timeout=5)\n"
+        "    go.set()\n"
+        "if __name__ == '__main__':\n"
+        "    poolwarden.install()\n"
+        "    assert 'multiprocessing.pool' not in sys.modules\n"
+        "    sys.modules.pop('queue', None)\n"
+        "    sys.meta_path.insert(0, Watch())\n"
+        "    importer = threading.Thread(target=__import__, args=('multiprocessing.pool',), daemon=True)\n"
+        "    installer = threading.Thread(target=install, daemon=True)\n"
+        "    threads = importer, installer\n"
+        "    for thread in threads: thread.start()\n"
+        "    for thread in threads: thread.join(20)\n"
+        "    print(half.is_set(), *(thread.is_alive() for thread in threads), flush=True)\n"
+        "    if not importer.is_alive():\n"
+        "        pool = multiprocessing.Pool(1)\n"
+        "        print(pool._poolwarden.guard.policy.timeout)\n"
+        "        pool.terminate()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("True False False\n5\n", "")

@@ -6,7 +6,6 @@ here would cost more than most programs, and they may not be installed.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -21,6 +20,8 @@ from .hosts import HOSTS, Host
 
 log = logging.getLogger("poolwarden")
 
+#: Held for moments: nothing is imported under it. A thread in the middle of a host's import, which others may
+#: wait for, takes it too.
 _lock = threading.RLock()
 _policy: Policy | None = None
 _installed: list[Any] = []
@@ -61,53 +62,97 @@ def followed() -> Policy | None:
 def follow(policy: Policy | None) -> None:
     """Do as `install` with a policy that is made already, and as `uninstall` with None."""
     global _policy
-    with _lock:
-        startup.stand_down()
-        _policy = policy
-        if policy is None:
+    if policy is None:
+        with _lock:
+            startup.stand_down()
+            _policy = None
             while _installed:
                 _installed.pop().uninstall()
-            return
-        awaited = [host for host in HOSTS if host.imported not in _awaited]
-        _awaited.update(host.imported for host in awaited)
-    for host in HOSTS:
-        if host in awaited:
-            when_imported(host.imported, functools.partial(_on_import, host))
-        elif host.imported in sys.modules:
-            _install(host)
+        return
+    adapters = _load()
+    with _lock:
+        problems = _put_in_place(policy, adapters)
+    _tell(problems)
 
 
-def load() -> None:
-    """Import what `install` needs for the hosts that are imported; it tells what fails."""
-    import wrapt  # noqa: F401
+def _put_in_place(policy: Policy, adapters: dict[Host, Any]) -> dict[Host, Exception]:
+    """Install adapters that are loaded, and return what failed: the program must not fail because of us."""
+    global _policy
+    startup.stand_down()
+    _policy = policy
+    problems = {}
+    for host, adapter in adapters.items():
+        if adapter is None:
+            continue
+        try:
+            adapter.install(policy)
+            if adapter not in _installed:
+                _installed.append(adapter)
+        except Exception as error:
+            problems[host] = error
+    for host in _within_reach():
+        if host not in adapters:
+            # It was imported meanwhile.
+            startup.prepare(sys.modules[host.imported], _install_late)
+    return problems
 
-    for host in HOSTS:
-        if host.imported in sys.modules:
-            with contextlib.suppress(Exception):
-                host.load()
+
+def _load() -> dict[Host, Any]:
+    """Return the adapters of the hosts that are imported, None for one that fails; await the others.
+
+    Takes tens of ms, in which replaced constructors keep other threads from
+    making bare pools. May wait for a host that another thread is importing.
+    """
+    with _lock:
+        for host in HOSTS:
+            if host.imported in startup.CONSTRUCTORS and host.imported not in {*sys.modules, *_awaited}:
+                _awaited.add(host.imported)
+                when_imported(host.imported, functools.partial(_on_import, host))
+        hosts = _within_reach()
+    adapters: dict[Host, Any] = dict.fromkeys(hosts)
+    problems = {}
+    for host in hosts:
+        try:
+            import wrapt  # noqa: F401 - installing needs it, and must not wait for it
+
+            adapters[host] = host.load()
+        except Exception as error:
+            problems[host] = error
+    _tell(problems)
+    return adapters
 
 
-def _install(host: Host) -> None:
-    """Install one host; the program must not fail because of us."""
-    try:
-        # Not under the lock: it imports, for which it may have to wait for a thread that is
-        # importing the host; and that thread comes here when it has.
-        adapter = host.load()
-        with _lock:
-            if _policy is not None and hasattr(adapter, "install"):
-                adapter.install(_policy)
-                if adapter not in _installed:
-                    _installed.append(adapter)
-    except Exception as error:
+def _within_reach() -> list[Host]:
+    """Return the hosts that are imported, or are being imported and will not be told of."""
+    return [host for host in HOSTS if host.imported in startup.CONSTRUCTORS and host.imported not in _awaited]
+
+
+def _tell(problems: dict[Host, Exception]) -> None:
+    for host, error in problems.items():
         log.warning("poolwarden: %s is not guarded: %s", host.kind, error)
 
 
 def _on_import(host: Host, module: Any) -> None:
-    """Install a host that has just been imported."""
+    """Have a host that has just been imported installed with its first pool.
+
+    Not now: to load its adapter would wait for other threads' imports, and
+    this thread holds the lock of one that they may wait for.
+    """
     with _lock:
         _awaited.discard(host.imported)
-    if _policy is not None:
-        _install(host)
+        if _policy is not None:
+            startup.prepare(module, _install_late)
+
+
+def _install_late() -> None:
+    policy = _policy
+    if policy is None:
+        return
+    adapters = _load()
+    with _lock:
+        # Else another thread has called `install` or `uninstall`, which counts.
+        problems = _put_in_place(policy, adapters) if _policy is policy else {}
+    _tell(problems)
 
 
 def _in_forked_process() -> None:

@@ -19,6 +19,7 @@ from ..options import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
     from typing import Any, Final
 
@@ -85,30 +86,43 @@ def stand_down() -> None:
 
 
 def _prepare(module: ModuleType) -> None:
-    """Have the guard installed when the first pool of this host is made."""
-    if _options is None:
-        return
+    if _options is not None:
+        prepare(module, _install)
+
+
+def prepare(module: ModuleType, install: Callable[[], None]) -> None:
+    """Have `install` called when the first pool of this host is made; it ends with `stand_down`.
+
+    Nothing is imported and no lock is waited for: the caller may be in the
+    middle of an import, and hold the locks of that.
+    """
     for name in CONSTRUCTORS[module.__name__]:
         cls = getattr(module, name)
         bare = cls.__init__
-        cls.__init__ = _first_call(cls, bare)
+        cls.__init__ = _first_call(cls, bare, install)
         _replaced.append((cls, bare, cls.__init__))
 
 
-def _first_call(cls: Any, bare: Any) -> Any:
+def _first_call(cls: Any, bare: Any, install: Callable[[], None]) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it stands in for one
         if any(each.__name__ == "ThreadPool" for each in type(self).__mro__):
             bare(self, *args, **kwargs)
             return
-        outermost, options = vars(cls)["__init__"] is __init__, _options
-        _install()
+        outermost = vars(cls)["__init__"] is __init__
+        waiting = any(ours is __init__ for _, _, ours in _replaced)
+        # Pools of other threads wait until that is done, or they would be bare.
+        with _installing:
+            install()
         if outermost:
+            if vars(cls)["__init__"] is __init__:
+                # It came when the others had been put back already.
+                cls.__init__ = bare
             cls.__init__(self, *args, **kwargs)
             return
         # Called from another tool's patch: the class's own would come back to here for ever.
         bare(self, *args, **kwargs)
-        if options is not None:
-            _guard_late(self, options)
+        if waiting:
+            _guard_late(self)
 
     # What `functools.wraps` does, which is not imported at start.
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
@@ -118,32 +132,29 @@ def _first_call(cls: Any, bare: Any) -> Any:
 
 
 def _install() -> None:
-    """Install the guard in the place of the replacements; a failure is told, and the pool is made bare.
+    """Install the guard in the place of the replacements; a failure is told, and the pool is made bare."""
+    options = _options
+    if options is None:
+        # Another thread was quicker.
+        return
+    try:
+        from .install import install
 
-    Pools of other threads wait until that is done, or they would be bare.
-    """
-    with _installing:
-        options = _options
-        if options is None:
-            # Another thread was quicker.
-            return
-        try:
-            from .install import install, load
-
-            # Takes tens of ms, in which the replacements keep other threads here.
-            load()
-            install(**options)
-        except Exception as error:
-            stand_down()
-            _complain(error)
+        install(**options)
+    except Exception as error:
+        stand_down()
+        _complain(error)
 
 
-def _guard_late(pool: Any, options: dict[str, Any]) -> None:
+def _guard_late(pool: Any) -> None:
     """Guard the first pool, whose construction had begun when the guard was installed."""
     try:
-        from .api import guard
+        from .hosts import adapter_for
+        from .install import followed
 
-        guard(pool, **options)
+        policy = followed()
+        if policy is not None:
+            adapter_for(pool).guard_object(pool, policy)
     except TypeError:
         # What chooses joblib's backend is no pool.
         pass
