@@ -170,6 +170,34 @@ def test_a_pool_of_threads_pays_nothing() -> None:
     assert (ran.stdout.split(), ran.stderr) == (["[1]"], "")
 
 
+def test_joblib_without_processes_pays_nothing_and_the_first_with_some_is_guarded() -> None:
+    pytest.importorskip("joblib")
+    ran = run(
+        "from joblib import Parallel, delayed\n"
+        "def loaded():\n"
+        "    return [name for name in sys.modules if name == 'wrapt' or name.startswith('poolwarden.core')]\n"
+        "print(Parallel(n_jobs=1)([delayed(abs)(-1)]), Parallel()([delayed(abs)(-2)]), loaded())\n"
+        "from poolwarden import WorkerLostError\n"
+        "from poolwarden.testing import die\n"
+        "try: Parallel(2)([delayed(die(3))()])\n"
+        "except WorkerLostError as error: print(error.task.function)\n"
+    )
+    assert ran.stdout == "[1] [2] []\npoolwarden.testing.die(3)\n"
+
+
+def test_a_configuration_of_joblib_decides_whether_there_are_processes() -> None:
+    pytest.importorskip("joblib")
+    ran = run(
+        "from joblib import Parallel, delayed, parallel_config\n"
+        "from poolwarden import WorkerLostError\n"
+        "from poolwarden.testing import die\n"
+        "try:\n"
+        "    with parallel_config(n_jobs=2): Parallel()([delayed(die(3))()])\n"
+        "except WorkerLostError as error: print(error.task.function)\n"
+    )
+    assert ran.stdout == "poolwarden.testing.die(3)\n"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
 def test_a_bad_value_stops_nobody_whose_stderr_is_full() -> None:
     ran = run(

@@ -105,7 +105,7 @@ def prepare(module: ModuleType, install: Callable[[], None]) -> None:
 
 def _first_call(cls: Any, bare: Any, install: Callable[[], None]) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it stands in for one
-        if any(each.__name__ == "ThreadPool" for each in type(self).__mro__):
+        if _starts_no_process(self, args, kwargs):
             bare(self, *args, **kwargs)
             return
         outermost = vars(cls)["__init__"] is __init__
@@ -129,6 +129,14 @@ def _first_call(cls: Any, bare: Any, install: Callable[[], None]) -> Any:
         setattr(__init__, name, getattr(bare, name))
     __init__.__wrapped__ = bare  # type: ignore[attr-defined]
     return __init__
+
+
+def _starts_no_process(obj: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    kinds = {each.__name__ for each in type(obj).__mro__}
+    if "Parallel" in kinds:
+        # joblib runs the tasks itself then. If `parallel_config` has said otherwise, that was met before.
+        return (args[0] if args else kwargs.get("n_jobs")) in (None, 1)
+    return "ThreadPool" in kinds
 
 
 def _install() -> None:
