@@ -7,6 +7,7 @@ import functools
 import pickle
 import subprocess
 import sys
+import unittest.mock
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -23,6 +24,31 @@ NAN, INF = float("nan"), float("inf")
 def add(a, b=1):
     """Return a sum."""
     return a + b
+
+
+class Wrapper:
+    """As scikit-learn's `delayed` puts one around a function."""
+
+    def __init__(self, func):
+        functools.update_wrapper(self, func)
+
+    def __call__(self, *args):
+        return self.__wrapped__(*args)
+
+
+@functools.wraps(limits(add, timeout=5))
+def calls_it(*args):
+    return add(*args)
+
+
+ENDLESS = Wrapper(add)
+ENDLESS.__wrapped__ = ENDLESS
+
+
+class Broken:
+    @property
+    def __dict__(self):
+        raise RuntimeError
 
 
 def test_defaults():
@@ -192,6 +218,15 @@ def test_limits_accepts_callables_without_a_name():
         (functools.partial(functools.partial(limits(add, timeout=5), 1), b=2), {"timeout": 5}),
         (limits(functools.partial(limits(add, timeout=5, retries=1), 1), timeout=6),
          {"timeout": 6, "retries": 1}),
+        (Wrapper(limits(add, timeout=5)), {"timeout": 5}),
+        (functools.partial(limits(Wrapper(limits(add, timeout=5)), retries=1)), {"timeout": 5, "retries": 1}),
+        (functools.cache(limits(add, timeout=5)), {"timeout": 5}),
+        (Wrapper(add), {}),
+        (calls_it, {}),
+        (functools.partial(calls_it), {}),
+        (ENDLESS, {}),
+        (Broken(), {}),
+        (unittest.mock.call, {}),
     ],
 )  # fmt: skip
 def test_overrides_of(func, overrides):

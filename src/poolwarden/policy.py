@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any, Final
 
 from .errors import ConfigurationError
@@ -20,6 +21,8 @@ from .records import Event
 __all__ = ["Policy", "limits", "overrides_of"]
 
 _NOT_GIVEN: Final[Any] = object()
+#: Wrappers one around the other that are looked through; they may go round in a circle.
+_WRAPPERS_MAX: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,9 @@ def limits(
 
     In a guarded pool the options given here replace those of the pool for
     tasks that call the result; anywhere else it is a plain call of `func`.
+    They are seen through `functools.partial` and through any object that has
+    what it wraps as ``__wrapped__``, as what scikit-learn's own ``delayed``
+    makes has; not through a function that calls the result.
 
     Parameters
     ----------
@@ -154,14 +160,29 @@ def limits(
 def overrides_of(func: object) -> dict[str, Any]:
     """Return the options that `limits` gave to `func`, outermost first to win.
 
-    Looks through `functools.partial` and nested `limits`; {} for anything else.
+    Looks through `functools.partial`, nested `limits` and objects with
+    ``__wrapped__``; {} for anything else.
     """
     found: dict[str, Any] = {}
-    while True:
+    for _ in range(_WRAPPERS_MAX):
         if isinstance(func, Limited):
             found = {**func.overrides, **found}
             func = func.__wrapped__
         elif isinstance(func, functools.partial):
             func = func.func
+        elif (inner := _wrapped_by(func)) is not None:
+            func = inner
         else:
-            return found
+            break
+    return found
+
+
+def _wrapped_by(func: object) -> object:
+    if isinstance(func, FunctionType):
+        return None
+    try:
+        # Not the attribute itself: some objects make up any that they are asked for.
+        own = vars(func)
+    except Exception:
+        return None
+    return own.get("__wrapped__") if type(own) is dict else None

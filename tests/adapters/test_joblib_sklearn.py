@@ -44,3 +44,17 @@ def test_without_the_guard_nobody_is_named() -> None:
 
     assert lines[0].startswith("TerminatedWorkerError")
     assert not any("_fit_and_score" in line for line in lines)
+
+
+def test_its_own_delayed_leaves_a_function_its_limits() -> None:
+    program = (
+        "import time\n"
+        "from sklearn.utils.parallel import Parallel, delayed\n"
+        "from poolwarden import TaskTimeoutError, install, limits\n"
+        "install(losses='return')\n"
+        "tasks = [delayed(limits(time.sleep, timeout=0.3))(30), delayed(abs)(-1)]\n"
+        "late, result = Parallel(n_jobs=2)(tasks)\n"
+        "print(isinstance(late, TaskTimeoutError), late.task.function, result)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "True time.sleep 1\n", ran.stderr
