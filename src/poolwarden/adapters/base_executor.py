@@ -171,7 +171,7 @@ class ExecutorAdapter(PoolAdapter):
 
     def birth_arguments(self) -> tuple[Any, ...]:
         """Return the arguments of `worker.member.birth`."""
-        return (self.guard.folder, *self._bare_initializer, getattr(self._result_queue, "_reducers", None))
+        return (self.guard.folder, *self._bare_initializer, self._result_queue)
 
     def detach(self, executor: Any) -> None:
         """Leave `executor` to itself; tasks in flight stay guarded until they are answered."""
@@ -283,6 +283,9 @@ class ExecutorAdapter(PoolAdapter):
 
     def let_go(self) -> None:
         """Drop what would keep pipes open as long as somebody keeps the executor, which has ended."""
+        executor: Any = self.executor()
+        if getattr(executor, "_poolwarden", None) is self:
+            executor._initializer, executor._initargs = self._bare_initializer
         self._result_queue = None
         self.manager.let_go()
         self.queue.let_go()

@@ -2,18 +2,22 @@
 
 The queue is a `multiprocessing.Queue`: calls go through a buffer and a feeder
 thread of this process into a pipe, behind a semaphore that counts the room.
-A repair has to empty all of that, in this order, and to make the room again.
+Guarded calls are small, and go into the pipe at once if there is room. A repair
+has to empty all of that, in this order, and to make the room again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import pickle
+import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing
 from ..core.gate import Gate
 from ..core.workers import Worker
+from ..worker import envelope
 from .base_executor_hooks import Mark
 
 if TYPE_CHECKING:
@@ -21,6 +25,12 @@ if TYPE_CHECKING:
 
 #: Seconds for the manager thread to come out of the gate, and for the feeder thread to write.
 THREAD_BOUND: Final = 2.0
+
+
+def close_unfed(calls: Any) -> None:
+    """Close what a queue's feeder thread closes when it ends, if there never was one."""
+    if calls._thread is None:
+        calls._writer.close()
 
 
 class CallQueue:
@@ -40,8 +50,37 @@ class CallQueue:
         self._adapter = adapter
         self._result_lock = getattr(executor._result_queue, "_wlock", None)
         self.calls = executor._call_queue
+        self._room = select.poll()
+        self._room.register(self.calls._writer.fileno(), select.POLLOUT)
         self.gate = Gate()
         self.emptied = 0
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Stand in for the queue's ``put``: writes a guarded call now, if there is room for it.
+
+        That spares the way through the feeder thread, and the host's pickler,
+        which such a message does not need. Manager thread, inside of the gate.
+        """
+        calls = self.calls
+        if getattr(item, "fn", None) is envelope.run and not calls._closed and calls._sem.acquire(False):
+            if self._write_now(pickle.dumps(item)):
+                return
+            calls._sem.release()
+        type(calls).put(calls, item, block, timeout)
+
+    def _write_now(self, message: bytes) -> bool:
+        """Write a message if that does not block, and nothing waits to be written before it."""
+        calls = self.calls
+        # 4: the length before it. What is longer may find less room than it needs.
+        if len(message) + 4 > select.PIPE_BUF or calls._buffer or not calls._wlock.acquire(False):
+            return False
+        try:
+            if [event for _, event in self._room.poll(0)] != [select.POLLOUT]:
+                return False
+            calls._writer.send_bytes(message)
+            return True
+        finally:
+            calls._wlock.release()
 
     def reader(self) -> int:
         return int(self.calls._reader.fileno())
@@ -107,5 +146,6 @@ class CallQueue:
         return self._adapter.older.note_unread(bytes(left))
 
     def let_go(self) -> None:
-        """Drop the host's queue, which has been closed."""
+        """Drop the host's queue, which has been closed or given back."""
+        vars(self.calls).pop("put", None)
         self.calls = self._result_lock = None

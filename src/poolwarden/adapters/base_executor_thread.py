@@ -59,6 +59,7 @@ class ManagerThread:
         thread.terminate_broken = adapter.end.terminate_broken
         thread._poolwarden = adapter
         self._work_ids.get = self._next_id
+        adapter.queue.calls.put = adapter.queue.put
 
     def give_back(self) -> None:
         """Leave the thread to the executor."""

@@ -16,6 +16,7 @@ from . import ledger, signals
 from .ledger import LEFT, PHASE, SAFE_OPEN, Record
 from .orphan import die_with_parent, process_package
 from .payload import Store, pickling_of
+from .plain import send_plainly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,10 +104,19 @@ def birth(
     folder: str,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
-    reducers: Any = None,
+    results: Any = None,
     line: Any = None,
 ) -> None:
     """Join the pool, then run its initializer: the initializer of guarded workers.
+
+    Parameters
+    ----------
+    folder, line
+        As for `join`.
+    initializer, initargs
+        The user's own.
+    results : multiprocessing.queues.SimpleQueue, optional
+        An executor's queue for results.
 
     Raises
     ------
@@ -116,6 +126,9 @@ def birth(
     # Whatever comes of the rest: a parent that has just died may have left no
     # folder to join.
     die_with_parent(line)
+    if results is not None:
+        send_plainly(results)
+    reducers = getattr(results, "_reducers", None)
     if initializer is None:
         with contextlib.suppress(OSError):
             join(folder, reducers, line).record.cells[PHASE] = ledger.READY
