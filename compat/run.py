@@ -154,7 +154,7 @@ def _row(row: Comparison) -> str:
         len(row.new),
         len(row.meant),
         pools or "-",
-        f"{row.ratio:.2f} of {row.bare.seconds:.0f} s",
+        f"{row.ratio:.2f} of {row.bare.seconds:.1f} s",
     ]
     return f"| {' | '.join(map(str, cells))} |"
 
