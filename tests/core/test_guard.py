@@ -17,7 +17,7 @@ from contextlib import ExitStack
 import pytest
 
 from poolwarden import errors
-from poolwarden.core import guard as guard_module
+from poolwarden.core import losses
 from poolwarden.core.guard import Guard
 from poolwarden.core.tickets import VERDICT
 from poolwarden.core.watchdog import watchdog
@@ -260,7 +260,7 @@ def test_a_host_that_does_not_reap_leaves_that_to_the_guard(pool):
 
 
 def test_a_worker_that_somebody_else_has_reaped_died_of_something_unknown(pool, monkeypatch):
-    monkeypatch.setattr(guard_module, "_EXIT_CODE_BOUND", 0.02)
+    monkeypatch.setattr(losses, "_EXIT_CODE_BOUND", 0.02)
     ticket = pool.issue()
     entered, release = threading.Event(), threading.Event()
     blocker = type("Owner", (), {"on_deadline": lambda self: (entered.set(), release.wait(DEADLINE))})()

@@ -8,8 +8,6 @@ host's result thread, deaths and deadlines from the watchdog's. Names no host.
 from __future__ import annotations
 
 import logging
-import pickle
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -17,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..policy import Policy
 from ..records import WorkerExit
-from ..worker import envelope, ledger
-from . import plumbing, verdicts
+from ..worker import envelope
+from .breakage import Breakage
 from .breaker import Breaker
 from .deadlines import Deadlines
-from .diagnosis import Evidence, diagnose
 from .events import Herald
 from .folder import PoolFolder
+from .losses import Losses
 from .oom import OomWatch
-from .recording import record, running
+from .recording import record
 from .tickets import VERDICT, Ticket, Tickets
 from .watchdog import watchdog
-from .workers import Kill, Snapshot, Worker
+from .workers import Worker
 
 if TYPE_CHECKING:
     from ..adapters.base import PoolAdapter
@@ -39,19 +37,6 @@ log = logging.getLogger("poolwarden")
 CLOSE_BOUND = 5.0
 #: Seconds that a replacement waits for the watchdog to have seen the death.
 BURIAL_BOUND = 0.05
-#: Seconds that a birth may hold up the end of a pool that is given up.
-BIRTH_BOUND = 0.5
-_SIGCHLD = getattr(signal, "SIGCHLD", signal.SIGTERM)
-#: Seconds that the exit code of a worker may take to be known. It comes within
-#: microseconds from a child, but through the host's own thread if that has just
-#: reaped it, or through a fork server.
-_EXIT_CODE_BOUND = 0.5
-_UNKNOWABLE_BOUND = 0.02
-#: Signals for which faulthandler writes a stack.
-_CRASHES = ("SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
-#: Phases in which a dead worker may have held a lock of the pool. Not STARTING
-#: and FAILED: the host's loop has not begun.
-_SUSPECT = (ledger.READY, ledger.DONE)
 
 
 class Guard:
@@ -94,10 +79,10 @@ class Guard:
         # Not shared with any process. Re-entrant: the last reference to a pool
         # may be dropped in the watchdog's own thread.
         self._watching = threading.RLock()
-        self._nobody_began = False
-        self._broken_by: tuple[WorkerExit | None, str | None] = (None, None)
+        self._breakage = Breakage(self)
         # Last: it looks at the guard from another thread.
         self._track = record(self)
+        self._losses = Losses(self, self._oom, self._track)
         self.herald = Herald(name, self._track)
 
     @property
@@ -130,7 +115,7 @@ class Guard:
     def settle(self, number: int, kind: int, data: bytes) -> tuple[Ticket, bool, Any] | None:
         """Return a task and what its caller gets, None if it was answered before. Result thread."""
         if kind == envelope.TIMEOUT and (ticket := self.tickets.open.get(number)) is not None:
-            following = self._after_soft_timeout(ticket, kind, data)
+            following = self._losses.after_soft_timeout(ticket, data)
             if following is None:
                 return None
             kind = following
@@ -139,18 +124,6 @@ class Guard:
             self.breaker.all_is_well()
         self.look_for_end()
         return answer
-
-    def _after_soft_timeout(self, ticket: Ticket, kind: int, data: bytes) -> int | None:
-        """Return the kind of outcome to settle; None if the chunk goes on behind the item."""
-        text, item = pickle.loads(data)
-        info = ticket.info(item)
-        limit = ticket.timeout_of(item) or 0.0
-        error = self.adapter.as_host_error(verdicts.task_timeout(info, None, limit, text, soft=True))
-        self.tell("task_timeout", task=info, detail=_first_line(error), stack=_own_traceback(text))
-        following = self.tickets.lose(ticket, item, error, retry=False)
-        if following is None:
-            self.adapter.resend([ticket])
-        return following
 
     def wait_for_burials(self) -> None:
         """Wait until those that have died are answered for; `BURIAL_BOUND` seconds at most.
@@ -182,44 +155,11 @@ class Guard:
 
     def broken_error(self, ticket: Ticket | None) -> BaseException:
         """Return a new error that says why the pool cannot go on."""
-        exit, text = self._broken_by
-        if ticket is not None and self._nobody_began:
-            ticket.sent = False
-        task = None if ticket is None else ticket.info()
-        error = verdicts.pool_broken(self.broken or "it was closed", exit, text, task=task)
-        return self.adapter.as_host_error(error)
+        return self._breakage.error(ticket)
 
     def break_pool(self, reason: str, exit: WorkerExit | None = None, text: str | None = None) -> None:
         """Give up: answer every open task, and refuse new ones."""
-        if self.broken is not None or self.closed:
-            return
-        # No worker may be born between the look and the end. Should a birth
-        # take so long, it is why the pool is given up.
-        acquired = self.births.acquire(timeout=BIRTH_BOUND)
-        try:
-            self._nobody_began = acquired and self._end_starts()
-            self._broken_by = (exit, text)
-            # Last: from now on other threads answer with what is above.
-            self.broken = reason
-        finally:
-            if acquired:
-                self.births.release()
-        self.tell("pool_broken", detail=reason, exit=exit)
-        for ticket in list(self.tickets.open.values()):
-            if ticket.verdict is None:
-                self.fail(ticket, self.broken_error(ticket))
-        self.adapter.on_broken()
-
-    def _end_starts(self) -> bool:
-        """End workers none of which is ready; return whether it is certain that no open task has begun."""
-        workers = self.live_workers()
-        if any(worker.older or worker.snapshot().phase >= ledger.READY for worker in workers):
-            return False
-        for worker in workers:
-            worker.killed = worker.killed or Kill("repair")
-            worker.send(signal.SIGKILL)
-        plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), plumbing.SIGNAL_BOUND)
-        return all(worker.snapshot().phase < ledger.READY for worker in workers)
+        self._breakage.end(reason, exit, text)
 
     def dismiss_strays(self) -> None:
         """Make workers leave that the host has lost sight of, after their task.
@@ -285,7 +225,7 @@ class Guard:
         acquired = self._watching.acquire(timeout=CLOSE_BOUND)
         try:
             for worker in self.live_workers():
-                self._drop(worker)
+                self.drop(worker)
             self._later.clear()
             # Once more: that death may have asked for something later.
             watchdog().forget(self)
@@ -305,7 +245,7 @@ class Guard:
         with self._watching:
             if self.closed:
                 return
-            suspect = [self._bury(worker) for worker in workers]
+            suspect = [self._losses.bury(worker) for worker in workers]
             with self._burials:
                 self._burials.notify_all()
             if any(suspect):
@@ -338,42 +278,6 @@ class Guard:
         """Answer everything open: this guard can no longer vouch for the pool."""
         self.break_pool(f"poolwarden failed ({type(error).__name__}); this is a bug in poolwarden")
 
-    def _bury(self, worker: Worker) -> bool:
-        """Answer for one dead worker; return whether the plumbing is suspect."""
-        self.deaths += 1
-        seen = worker.snapshot()
-        bound = _UNKNOWABLE_BOUND if _is_reaped_by_kernel(worker) else _EXIT_CODE_BOUND
-        code = worker.exit_code(bound, reap=not self.adapter.reaps)
-        worker.settle_exit_code(code)
-        # Somebody who reaps our processes may be about to reap this one.
-        self.call_later(0.2, lambda: worker.settle_exit_code(code))
-        suspect = False
-        if seen.phase == ledger.RUNNING and worker.outcome()[0] == seen.ticket:
-            # It died between storing the outcome and saying so.
-            self.deliver_last_outcome(worker)
-        elif seen.phase == ledger.RUNNING:
-            self._lose_task(worker, seen, code)
-        elif seen.phase in (ledger.DONE, ledger.LEFT):
-            self.deliver_last_outcome(worker)
-        of_repair = worker.killed is not None and worker.killed.reason == "repair"
-        if not of_repair and not self._has_left(worker, seen, code):
-            older = worker.older and seen.phase == ledger.UNBORN
-            unasked = seen.phase == ledger.LEFT and not self.adapter.may_worker_leave(code)
-            suspect = seen.phase in _SUSPECT or older or unasked
-            if older:
-                detail = f"worker {worker.pid}, older than the guard, died; what it did is not known"
-                self.tell("worker_lost", pid=worker.pid, exit=self._diagnose(worker, code), detail=detail)
-            elif suspect or seen.phase in (ledger.UNBORN, ledger.STARTING, ledger.FAILED):
-                self._note_idle_death(worker, seen, code)
-        self.adapter.buried(worker, seen)
-        self._drop(worker)
-        return suspect
-
-    def _has_left(self, worker: Worker, seen: Snapshot, code: int | None) -> bool:
-        """Return whether a worker that never joined was told to leave: there was nothing for it to do."""
-        told = worker.older and seen.phase == ledger.UNBORN and code == 0
-        return told and self.adapter.may_worker_leave(code) and not self.adapter.has_older_tasks()
-
     def deliver_last_outcome(self, worker: Worker) -> None:
         """Deliver the outcome in a dead worker's record.
 
@@ -385,80 +289,11 @@ class Guard:
         if ticket is not None:
             self.adapter.deliver(ticket, kind, data)
 
-    def _lose_task(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
-        ticket = self.tickets.open.get(seen.ticket)
-        if ticket is None or ticket.verdict is not None:
-            return
-        exit = self._diagnose(worker, code)
-        killed = worker.killed
-        info = ticket.info(seen.item)
-        if self._track is not None:
-            self._track.saw(running(worker, seen, ticket))
-        stack = None
-        error: BaseException
-        if killed is not None and killed.reason == "cancel":
-            from concurrent.futures import CancelledError
-
-            error, event = CancelledError(), "task_cancelled"
-        elif killed is not None and killed.reason == "timeout":
-            stack, limit = killed.stack, ticket.timeout_of(seen.item) or 0.0
-            error = self.adapter.as_host_error(verdicts.task_timeout(info, exit, limit, stack, soft=False))
-            event = "task_timeout"
-        else:
-            stack = worker.crash_stack() if exit.signal in _CRASHES else None
-            error, event = self.adapter.as_host_error(verdicts.worker_lost(info, exit, stack)), "task_lost"
-            self.breaker.task_lost()
-        kind = self.tickets.lose(ticket, seen.item, error, retry=event == "task_lost")
-        if kind is None:
-            self.adapter.resend([ticket])
-        else:
-            self.adapter.deliver(ticket, kind, b"")
-        if kind is None and seen.item not in ticket.holes:
-            event = "task_retried"
-        self.tell(event, pid=worker.pid, task=info, exit=exit, detail=_first_line(error), stack=stack)
-
-    def _note_idle_death(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
-        exit = self._diagnose(worker, code)
-        if seen.phase in (*_SUSPECT, ledger.LEFT):
-            self.tell("worker_lost", pid=worker.pid, exit=exit, detail=f"worker {worker.pid} died while idle")
-            return
-        text = worker.outcome()[2].decode("utf-8", "replace") if seen.phase == ledger.FAILED else None
-        self.breaker.start_failed(worker, seen.phase, exit, text)
-
-    def _diagnose(self, worker: Worker, code: int | None) -> WorkerExit:
-        killed = None
-        if worker.killed is not None:
-            killed = {
-                "timeout": "poolwarden killed it: its task outran its timeout",
-                "cancel": "poolwarden killed it: its task was cancelled",
-                "startup": "poolwarden killed it: it outran startup_timeout",
-            }.get(worker.killed.reason, "poolwarden killed it to repair the pool")
-        oom = self._oom.moved(worker.pid) if code in (-9, None) else None
-        return diagnose(Evidence(worker.pid, code, killed, oom))
-
-    def _drop(self, worker: Worker) -> None:
+    def drop(self, worker: Worker) -> None:
+        """Forget a worker that has been answered for."""
         self._workers.pop(id(worker.process), None)
         if self._track is not None:
             self._track.worker_ended(worker.pid, killed=worker.killed is not None)
         self._oom.forget(worker.pid)
         watchdog().unwatch(worker.fd)
         worker.close()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
-
-
-def _own_traceback(text: str) -> str:
-    """Return the part of a printed traceback that is of the last exception.
-
-    Those it came upon are the task's: their messages may hold its data.
-    """
-    before, start, last = text.rpartition("Traceback (most recent call last):")
-    return start + last if before else text
-
-
-def _is_reaped_by_kernel(worker: Worker) -> bool:
-    """Return whether nobody will ever learn the exit code."""
-    popen = getattr(worker.process, "_popen", None)
-    return getattr(popen, "method", "") != "forkserver" and signal.getsignal(_SIGCHLD) == signal.SIG_IGN

@@ -1,0 +1,181 @@
+"""What the end of a worker, or of a task's time, means, and for whom.
+
+Covers one death at a time: its exit code, the task that the worker held, and
+whether what it leaves behind is suspect. When to look, and what to mend, is
+the guard's. Runs in the watchdog's thread, but where it says otherwise.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from typing import TYPE_CHECKING
+
+from ..records import WorkerExit
+from ..worker import ledger
+from . import verdicts
+from .diagnosis import Evidence, diagnose
+from .recording import running
+from .tickets import Ticket
+from .workers import Snapshot, Worker
+
+if TYPE_CHECKING:
+    from ..report.track import Track
+    from .guard import Guard
+    from .oom import OomWatch
+
+_SIGCHLD = getattr(signal, "SIGCHLD", signal.SIGTERM)
+#: Seconds that the exit code of a worker may take to be known. It comes within
+#: microseconds from a child, but through the host's own thread if that has just
+#: reaped it, or through a fork server.
+_EXIT_CODE_BOUND = 0.5
+_UNKNOWABLE_BOUND = 0.02
+#: Signals for which faulthandler writes a stack.
+_CRASHES = ("SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
+#: Phases in which a dead worker may have held a lock of the pool. Not STARTING
+#: and FAILED: the host's loop has not begun.
+_SUSPECT = (ledger.READY, ledger.DONE)
+
+
+class Losses:
+    """Answers for the tasks that one pool loses.
+
+    Parameters
+    ----------
+    guard : Guard
+        The pool's.
+    oom : OomWatch
+        Knows the workers.
+    track : Track or None
+        The pool's part of the report.
+    """
+
+    def __init__(self, guard: Guard, oom: OomWatch, track: Track | None) -> None:
+        self._guard = guard
+        self._oom = oom
+        self._track = track
+
+    def bury(self, worker: Worker) -> bool:
+        """Answer for one dead worker; return whether the plumbing is suspect."""
+        guard = self._guard
+        guard.deaths += 1
+        seen = worker.snapshot()
+        bound = _UNKNOWABLE_BOUND if _is_reaped_by_kernel(worker) else _EXIT_CODE_BOUND
+        code = worker.exit_code(bound, reap=not guard.adapter.reaps)
+        worker.settle_exit_code(code)
+        # Somebody who reaps our processes may be about to reap this one.
+        guard.call_later(0.2, lambda: worker.settle_exit_code(code))
+        suspect = False
+        if seen.phase == ledger.RUNNING and worker.outcome()[0] == seen.ticket:
+            # It died between storing the outcome and saying so.
+            guard.deliver_last_outcome(worker)
+        elif seen.phase == ledger.RUNNING:
+            self._lose_task(worker, seen, code)
+        elif seen.phase in (ledger.DONE, ledger.LEFT):
+            guard.deliver_last_outcome(worker)
+        of_repair = worker.killed is not None and worker.killed.reason == "repair"
+        if not of_repair and not self._has_left(worker, seen, code):
+            older = worker.older and seen.phase == ledger.UNBORN
+            unasked = seen.phase == ledger.LEFT and not guard.adapter.may_worker_leave(code)
+            suspect = seen.phase in _SUSPECT or older or unasked
+            if older:
+                detail = f"worker {worker.pid}, older than the guard, died; what it did is not known"
+                guard.tell("worker_lost", pid=worker.pid, exit=self._diagnose(worker, code), detail=detail)
+            elif suspect or seen.phase in (ledger.UNBORN, ledger.STARTING, ledger.FAILED):
+                self._note_idle_death(worker, seen, code)
+        guard.adapter.buried(worker, seen)
+        guard.drop(worker)
+        return suspect
+
+    def _has_left(self, worker: Worker, seen: Snapshot, code: int | None) -> bool:
+        """Return whether a worker that never joined was told to leave: there was nothing for it to do."""
+        guard = self._guard
+        told = worker.older and seen.phase == ledger.UNBORN and code == 0
+        return told and guard.adapter.may_worker_leave(code) and not guard.adapter.has_older_tasks()
+
+    def _lose_task(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
+        guard = self._guard
+        ticket = guard.tickets.open.get(seen.ticket)
+        if ticket is None or ticket.verdict is not None:
+            return
+        exit = self._diagnose(worker, code)
+        killed = worker.killed
+        info = ticket.info(seen.item)
+        if self._track is not None:
+            self._track.saw(running(worker, seen, ticket))
+        stack = None
+        error: BaseException
+        if killed is not None and killed.reason == "cancel":
+            from concurrent.futures import CancelledError
+
+            error, event = CancelledError(), "task_cancelled"
+        elif killed is not None and killed.reason == "timeout":
+            stack, limit = killed.stack, ticket.timeout_of(seen.item) or 0.0
+            error = guard.adapter.as_host_error(verdicts.task_timeout(info, exit, limit, stack, soft=False))
+            event = "task_timeout"
+        else:
+            stack = worker.crash_stack() if exit.signal in _CRASHES else None
+            error, event = guard.adapter.as_host_error(verdicts.worker_lost(info, exit, stack)), "task_lost"
+            guard.breaker.task_lost()
+        kind = guard.tickets.lose(ticket, seen.item, error, retry=event == "task_lost")
+        if kind is None:
+            guard.adapter.resend([ticket])
+        else:
+            guard.adapter.deliver(ticket, kind, b"")
+        if kind is None and seen.item not in ticket.holes:
+            event = "task_retried"
+        guard.tell(event, pid=worker.pid, task=info, exit=exit, detail=_first_line(error), stack=stack)
+
+    def _note_idle_death(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
+        guard = self._guard
+        exit = self._diagnose(worker, code)
+        if seen.phase in (*_SUSPECT, ledger.LEFT):
+            guard.tell(
+                "worker_lost", pid=worker.pid, exit=exit, detail=f"worker {worker.pid} died while idle"
+            )
+            return
+        text = worker.outcome()[2].decode("utf-8", "replace") if seen.phase == ledger.FAILED else None
+        guard.breaker.start_failed(worker, seen.phase, exit, text)
+
+    def _diagnose(self, worker: Worker, code: int | None) -> WorkerExit:
+        killed = None
+        if worker.killed is not None:
+            killed = {
+                "timeout": "poolwarden killed it: its task outran its timeout",
+                "cancel": "poolwarden killed it: its task was cancelled",
+                "startup": "poolwarden killed it: it outran startup_timeout",
+            }.get(worker.killed.reason, "poolwarden killed it to repair the pool")
+        oom = self._oom.moved(worker.pid) if code in (-9, None) else None
+        return diagnose(Evidence(worker.pid, code, killed, oom))
+
+    def after_soft_timeout(self, ticket: Ticket, data: bytes) -> int | None:
+        """Return the kind of outcome to settle; None if the chunk goes on behind the item. Result thread."""
+        guard = self._guard
+        text, item = pickle.loads(data)
+        info = ticket.info(item)
+        limit = ticket.timeout_of(item) or 0.0
+        error = guard.adapter.as_host_error(verdicts.task_timeout(info, None, limit, text, soft=True))
+        guard.tell("task_timeout", task=info, detail=_first_line(error), stack=_own_traceback(text))
+        following = guard.tickets.lose(ticket, item, error, retry=False)
+        if following is None:
+            guard.adapter.resend([ticket])
+        return following
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _own_traceback(text: str) -> str:
+    """Return the part of a printed traceback that is of the last exception.
+
+    Those it came upon are the task's: their messages may hold its data.
+    """
+    before, start, last = text.rpartition("Traceback (most recent call last):")
+    return start + last if before else text
+
+
+def _is_reaped_by_kernel(worker: Worker) -> bool:
+    """Return whether nobody will ever learn the exit code."""
+    popen = getattr(worker.process, "_popen", None)
+    return getattr(popen, "method", "") != "forkserver" and signal.getsignal(_SIGCHLD) == signal.SIG_IGN
