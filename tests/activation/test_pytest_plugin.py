@@ -242,15 +242,31 @@ def test_the_option_goes_before_the_variable_and_that_before_settings(
     )
 
 
-@pytest.mark.skipif(
+PYTEST_TIMEOUT = pytest.mark.skipif(
     importlib.util.find_spec("pytest_timeout") is None, reason="pytest-timeout is not installed"
 )
+
+
+@PYTEST_TIMEOUT
 def test_it_fails_a_test_before_pytest_timeout_does(tmp_path: Path) -> None:
     text = MARKED.partition("@pytest.mark.poolwarden(retries")[0].replace("(timeout=0.3)", "()")
 
     ran = run(tmp_path, text, "--poolwarden", "-o", "poolwarden_timeout=0.3", "--timeout=40")
 
     assert "1 passed" in ran.stdout, ran.stdout
+
+
+@PYTEST_TIMEOUT
+def test_what_was_running_is_told_when_pytest_timeout_ends_a_test(tmp_path: Path) -> None:
+    text = LOSES.partition("def test_catches")[0].replace("faults.kill_self()", "faults.hang()")
+
+    ran = run(tmp_path, text, "--poolwarden", "--timeout=3")
+
+    assert "1 failed" in ran.stdout, ran.stdout
+    (line,) = summary(ran)
+    assert "hang(), abs) (item 1, submitted at " in line
+    assert "had been running for" in line
+    assert "def told" not in ran.stdout
 
 
 def test_the_setting_for_the_timeout(tmp_path: Path) -> None:

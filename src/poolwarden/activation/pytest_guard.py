@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -17,6 +18,8 @@ from typing import Any, Final
 import pytest
 
 from ..core.events import listeners
+from ..core.recording import tasks_now
+from ..core.verdicts import task_name
 from ..errors import ConfigurationError
 from ..options import PARSERS, problem, read, spell
 from ..policy import Policy
@@ -132,6 +135,28 @@ class TestGuard:
         if why is not None:
             pytest.fail(f"the marker poolwarden is not valid: {why}", pytrace=False)
         self._test.enter_context(_guarded(policy))
+
+    @pytest.hookimpl(optionalhook=True, hookwrapper=True)
+    def pytest_timeout_set_timer(self) -> Iterator[None]:
+        """Write down what runs in pools when pytest-timeout ends a test by a signal.
+
+        Its exception ends the pools that the test has made, before any hook of
+        pytest's is called.
+        """
+        yield
+        handler = signal.getsignal(signal.SIGALRM) if hasattr(signal, "SIGALRM") else None
+        if callable(handler) and handler.__module__ == "pytest_timeout":
+
+            def told(number: int, frame: Any) -> None:
+                __tracebackhide__ = True
+                for task, seconds in tasks_now():
+                    self.lines.append(
+                        f"{self._tests[1]}: {task_name(task)} had been running for {seconds:.1f} s "
+                        f"when pytest-timeout ended the test"
+                    )
+                handler(number, frame)
+
+            signal.signal(signal.SIGALRM, told)
 
     def pytest_sessionfinish(self) -> None:
         """Hand over to xdist's controller what this process of it has seen."""

@@ -1,18 +1,23 @@
 """What a guarded pool tells the report: its workers, and what they run.
 
 Runs in the report's own thread, which only reads; births, ends and losses are
-told by `Guard`. Without a report there is nothing to tell, and nobody asks.
+told by `Guard`. Without a report there is nothing to tell, and nobody asks; but
+pytest's plugin may, of all pools.
 """
 
 from __future__ import annotations
 
+import time
 import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..records import TaskInfo
 from ..report import open_track
 from ..report.track import Running
 from ..worker.ledger import RUNNING
 from .tickets import name_of
+from .watchdog import watchdog
 
 if TYPE_CHECKING:
     from ..report.track import Track
@@ -35,10 +40,29 @@ def running(worker: Worker, seen: Snapshot, ticket: Ticket) -> Running:
     return Running(worker.pid, key, seen.started / 1e9, name_of(ticket.function), item)
 
 
+def tasks_now() -> list[tuple[TaskInfo, float]]:
+    """Return what runs in guarded pools, and for how many seconds.
+
+    Takes no lock: signal handlers may call it.
+    """
+    from .guard import Guard
+
+    guards = [owner for owner in watchdog().owners() if isinstance(owner, Guard) and not owner.closed]
+    now = time.monotonic()
+    return [
+        (ticket.info(seen.item), now - seen.started / 1e9)
+        for guard in guards
+        for _, seen, ticket in _running_in(guard)
+    ]
+
+
 def _look(guard: Guard | None) -> list[Running] | None:
     if guard is None or guard.closed:
         return None
-    found = []
+    return [running(*found) for found in _running_in(guard)]
+
+
+def _running_in(guard: Guard) -> Iterator[tuple[Worker, Snapshot, Ticket]]:
     for worker in guard.live_workers():
         try:
             seen = worker.snapshot()
@@ -47,5 +71,4 @@ def _look(guard: Guard | None) -> list[Running] | None:
             continue
         ticket = guard.tickets.open.get(seen.ticket)
         if seen.phase == RUNNING and ticket is not None:
-            found.append(running(worker, seen, ticket))
-    return found
+            yield worker, seen, ticket

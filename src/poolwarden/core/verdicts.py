@@ -46,7 +46,7 @@ def worker_lost(task: TaskInfo | None, exit: WorkerExit, stack: str | None = Non
     """
     held = "running" if _may_have_run(task) else "about to run"
     lines = (
-        f"The worker {held} {_name(task)} died.",
+        f"The worker {held} {task_name(task)} died.",
         _how(exit),
         _evidence(exit, stack),
         f"Try: {_advice(exit, stack)} {_retry_advice(task)}",
@@ -81,7 +81,7 @@ def task_timeout(
         how = _how(exit) if exit else "Its worker was killed."
     look = "see .stack for what it was doing, " if stack else ""
     lines = (
-        f"{_capital(_name(task))} ran longer than its timeout of {timeout:g} s and was stopped.",
+        f"{_capital(task_name(task))} ran longer than its timeout of {timeout:g} s and was stopped.",
         how,
         _evidence(exit, stack),
         f"Try: {look}raise timeout, or give this function one of its own with limits(func, timeout=...).",
@@ -103,7 +103,7 @@ def task_exit(task: TaskInfo | None, description: str, traceback_text: str | Non
         The traceback as printed in the worker.
     """
     lines = (
-        f"{_capital(_name(task))} raised {description}.",
+        f"{_capital(task_name(task))} raised {description}.",
         "Its worker lives: only the task was ended.",
         _traceback_evidence(traceback_text),
         "Try: return, or raise an ordinary exception; sys.exit() in a task does not end the program.",
@@ -134,14 +134,14 @@ def payload(
     """
     if direction == "call":
         lines = (
-            f"The call of {_name(task)} could not be unpickled in the worker.",
+            f"The call of {task_name(task)} could not be unpickled in the worker.",
             f"Unpickling raised {original_type or 'an exception'}; the function was not called.",
             _traceback_evidence(traceback_text),
             "Try: define the function and the classes of its arguments in a module that workers can import.",
         )
     else:
         lines = (
-            f"The outcome of {_name(task)} could not be unpickled in the parent.",
+            f"The outcome of {task_name(task)} could not be unpickled in the parent.",
             f"The task ended; its outcome was of type {original_type or 'unknown'}.",
             _traceback_evidence(traceback_text),
             "Try: an exception class with its own __init__ must pass all arguments to super().__init__().",
@@ -173,7 +173,7 @@ def pool_broken(
     """
     lines = [f"The pool cannot go on: {reason.rstrip('.')}."]
     if task is not None:
-        lines[0] += f" Not finished: {_name(task)}."
+        lines[0] += f" Not finished: {task_name(task)}."
     if exit is not None:
         lines += [_how(exit), _evidence(exit, None)]
     if traceback_text:
@@ -188,7 +188,7 @@ def _may_have_run(task: TaskInfo | None) -> bool:
     return task is None or task.attempts > 0
 
 
-def _name(task: TaskInfo | None) -> str:
+def task_name(task: TaskInfo | None) -> str:
     """Return the task in words, without its arguments."""
     if task is None:
         return "a task"

@@ -61,6 +61,10 @@ class Watchdog:
             self._watched[fd] = (owner, token)
             self._wake()
 
+    def owners(self) -> set[Owner]:
+        """Return to whom processes are reported. Takes no lock: signal handlers may call it."""
+        return {owner for owner, _ in list(self._watched.values())}
+
     def unwatch(self, fd: int) -> None:
         """Stop watching `fd`; the caller may close it afterwards."""
         with self._lock:
