@@ -181,6 +181,20 @@ def test_a_result_goes_where_its_size_belongs(member, size, slot, place):
     assert os.path.exists(f"{member.folder}/r5") == (place == payload.FILE)
 
 
+@pytest.mark.parametrize("value", [None, True, 7, 1 << 70, 2.5])
+def test_a_number_is_not_given_to_the_hosts_pickler(run, member, value):
+    data = pickle.dumps((payload.itself, (value,), {}))
+    member.dumper = None
+    result = results(run(payload.itself, data=data))
+    assert result == value
+    assert type(result) is type(value)
+
+
+def test_a_number_that_is_too_large_for_a_message_goes_where_its_size_belongs(run):
+    value = 1 << (9 * INLINE_MAX)
+    assert results(run(payload.itself, value)) == value
+
+
 def test_call_and_outcome_of_one_task_share_a_slot(member):
     """The call stays as it was: it may have to be run again after the outcome was written."""
     call = (add, (b"a" * 30_000,), {"b": b"b" * 30_000})
