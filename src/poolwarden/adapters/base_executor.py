@@ -38,7 +38,7 @@ from .base_executor_end import ExecutorEnd
 from .base_executor_hooks import Birth, Processes, Shutdown, Starter
 from .base_executor_mail import ManagerMail
 from .base_executor_older import OlderTasks
-from .base_executor_queue import CallQueue
+from .base_executor_queue import CALL_QUEUE, RESULT_QUEUE, CallQueue
 from .base_executor_thread import METHODS, ManagerThread
 from .base_executor_work import Work
 
@@ -107,6 +107,7 @@ class ExecutorAdapter(PoolAdapter):
         executor, thread = cls.module.ProcessPoolExecutor, cls.module._ExecutorManagerThread
         return (
             *attributes_of(executor, cls.attributes),
+            *attributes_of(cls.module._SafeQueue, CALL_QUEUE),
             *(Seam(thread, name) for name in METHODS),
         )
 
@@ -125,6 +126,8 @@ class ExecutorAdapter(PoolAdapter):
         check_attributes(executor, cls.attributes, cls.name)
         if executor._result_queue is None:
             raise ConfigurationError("the executor has been shut down; there is nothing left to guard")
+        check_attributes(executor._call_queue, CALL_QUEUE, cls.name)
+        check_attributes(executor._result_queue, RESULT_QUEUE, cls.name)
         cls(policy, executor).attach(executor)
 
     @classmethod

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 #: Seconds for the manager thread to come out of the gate, and for the feeder thread to write.
 THREAD_BOUND: Final = 2.0
+#: What is used of the host's queues.
+CALL_QUEUE: Final = (
+    "_reader", "_writer", "_rlock", "_wlock", "_sem", "_maxsize",
+    "_buffer", "_notempty", "_thread", "_closed",
+)  # fmt: skip
+RESULT_QUEUE: Final = ("_reader", "_writer")
 
 
 def close_unfed(calls: Any) -> None:
@@ -50,8 +56,10 @@ class CallQueue:
         self._adapter = adapter
         self._result_lock = getattr(executor._result_queue, "_wlock", None)
         self.calls = executor._call_queue
-        self._room = select.poll()
-        self._room.register(self.calls._writer.fileno(), select.POLLOUT)
+        # None where there is no such thing as a pipe that tells of its room: Windows.
+        self._room = select.poll() if hasattr(select, "poll") else None
+        if self._room is not None:
+            self._room.register(self.calls._writer.fileno(), select.POLLOUT)
         self.gate = Gate()
         self.emptied = 0
 
@@ -70,12 +78,14 @@ class CallQueue:
 
     def _write_now(self, message: bytes) -> bool:
         """Write a message if that does not block, and nothing waits to be written before it."""
-        calls = self.calls
+        calls, room = self.calls, self._room
         # 4: the length before it. What is longer may find less room than it needs.
-        if len(message) + 4 > select.PIPE_BUF or calls._buffer or not calls._wlock.acquire(False):
+        if room is None or len(message) + 4 > select.PIPE_BUF:
+            return False
+        if calls._buffer or not calls._wlock.acquire(False):
             return False
         try:
-            if [event for _, event in self._room.poll(0)] != [select.POLLOUT]:
+            if [event for _, event in room.poll(0)] != [select.POLLOUT]:
                 return False
             calls._writer.send_bytes(message)
             return True

@@ -12,6 +12,7 @@ whichever way it ends. The pool's class is left alone.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import pickle
 import weakref
 from collections.abc import Callable, Iterable
@@ -42,6 +43,7 @@ _ATTRIBUTES: Final = (
     "_taskqueue", "_cache", "_inqueue", "_outqueue", "_change_notifier", "_terminate", "_pool", "_state",
     "_task_handler", "_worker_handler", "_result_handler", "_processes", "_map_async", "_check_running",
 )  # fmt: skip
+_QUEUE_ATTRIBUTES: Final = ("_reader", "_writer", "_rlock")
 #: Seconds for the worker handler to end once it has nothing left to do.
 HANDLER_BOUND: Final = 0.1
 #: Seconds from the first call of older workers to join to the second; each pause is twice the one before.
@@ -100,7 +102,12 @@ class BasePool(PoolAdapter):
     @classmethod
     def all_seams(cls) -> tuple[Seam, ...]:
         """Return them, and the attributes that a pool has to have."""
-        return (*cls.seams(), *attributes_of(cls.module.Pool, _ATTRIBUTES))
+        queues = importlib.import_module(cls.module.__name__.replace(".pool", ".queues"))
+        return (
+            *cls.seams(),
+            *attributes_of(cls.module.Pool, _ATTRIBUTES),
+            *attributes_of(queues.SimpleQueue, _QUEUE_ATTRIBUTES),
+        )
 
     @classmethod
     def guards(cls, pool: object) -> bool:
@@ -124,6 +131,8 @@ class BasePool(PoolAdapter):
             return
         check(cls.seams(), cls.name)
         check_attributes(pool, _ATTRIBUTES, cls.name)
+        check_attributes(pool._inqueue, _QUEUE_ATTRIBUTES, cls.name)
+        check_attributes(pool._outqueue, _QUEUE_ATTRIBUTES, cls.name)
         if pool._state not in (cls.module.RUN, cls.module.CLOSE):
             raise ConfigurationError("the pool has been terminated already; there is nothing left to guard")
         cls.class_for(pool)(policy, pool._pool, pool).attach(pool)
