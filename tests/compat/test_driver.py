@@ -94,6 +94,7 @@ def test_a_recipe_can_be_read_and_says_what_it_needs(driver: Any, name: str) -> 
         assert re.match(r"[\w.-]+==[\w.]+", requirement), f"{requirement} is not pinned"
     for one in recipe.intended:
         assert one.why.endswith("."), "a sentence for the reader"
+        assert f"\n- {name}: {one.why}\n" in (FOLDER / "README.md").read_text(encoding="utf-8")
     for origin in recipe.inputs.values():
         if origin.startswith("{files}"):
             assert Path(origin.format(files=recipe.files)).exists()
