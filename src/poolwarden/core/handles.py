@@ -16,6 +16,8 @@ import struct
 import time
 from typing import Any
 
+from .polling import poll_alone
+
 #: The system calls in which a pool's worker waits, by number on this machine.
 #: ``restart`` is what a call with a timeout becomes when it was stopped and
 #: goes on. Source: the kernel's unistd tables.
@@ -49,6 +51,7 @@ class Handle:
     __slots__ = ("fd", "pid", "pidfd", "process")
 
     def __init__(self, process: Any) -> None:
+        poll_alone(process)
         self.process = process
         self.pid: int = process.pid
         self.pidfd = -1
