@@ -13,7 +13,7 @@ import pytest
 
 from poolwarden.core.handles import Handle
 
-ROUNDS, THREADS = 40, 3
+ROUNDS, THREADS = 15, 3
 
 pytestmark = pytest.mark.skipif(
     "forkserver" not in multiprocessing.get_all_start_methods(), reason="this system has no fork servers"
