@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +25,11 @@ from tests.contract.waiting import DEADLINE, ENDING, all_gone, eventually, withi
 RECYCLES = "max_tasks_per_child" in inspect.signature(ProcessPoolExecutor).parameters
 BUFFERS = "buffersize" in inspect.signature(ProcessPoolExecutor.map).parameters
 FORCES = [name for name in ("kill_workers", "terminate_workers") if hasattr(ProcessPoolExecutor, name)]
+
+
+def _note_and_call(notes: list[str], name: str, method: Callable[[], None]) -> None:
+    notes.append(name)
+    method()
 
 
 class ExecutorTests(ContractBase):
@@ -94,14 +100,27 @@ class TestShutdown(ExecutorTests):
         running = [pool.submit(Noted(notes.path, deaf(hang())), n) for n in range(2)]
         queued = [pool.submit(square, n) for n in range(10)]
         pids = notes.pids(2)
+        signalled: list[str] = []
+        for process in list(pool._processes.values()):
+            for method in ("kill", "terminate"):
+                setattr(process, method, partial(_note_and_call, signalled, method, getattr(process, method)))
 
         within(ENDING, getattr(pool, name))
+
+        assert signalled[:2] == [name.partition("_")[0]] * 2, "by the executor itself, and first"
 
         for future in running + queued:
             error = future.exception(DEADLINE) if not future.cancelled() else CancelledError()
             assert isinstance(error, (BrokenProcessPool, CancelledError)), error
         assert isinstance(running[0].exception(), PoolBrokenError)
         all_gone(pids)
+
+    @pytest.mark.skipif(not FORCES, reason="came with 3.14")
+    def test_a_force_that_is_not_known_breaks_nothing(self, pool: Any) -> None:
+        with pytest.raises(ValueError, match="Unsupported operation"):
+            pool._force_shutdown("stop")
+
+        assert pool.submit(square, 3).result(DEADLINE) == 9
 
 
 class TestMap(ExecutorTests):

@@ -97,8 +97,11 @@ class _ForceShutdown(Method):
     """``terminate_workers`` and ``kill_workers``: what is running is lost on purpose."""
 
     def __call__(self, operation: Any) -> Any:
-        self.adapter.guard.break_pool(f"its workers were ended by {operation}_workers()")
-        return self.bare(operation)
+        guard = self.adapter.guard
+        with guard.no_burials():
+            # The host first: it refuses an operation that it does not know, and signals workers that live.
+            self.bare(operation)
+            guard.break_pool(f"its workers were ended by {operation}_workers()")
 
 
 def _on_construction(wrapped: Any, executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

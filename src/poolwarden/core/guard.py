@@ -7,10 +7,11 @@ host's result thread, deaths and deadlines from the watchdog's. Names no host.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..policy import Policy
@@ -237,6 +238,12 @@ class Guard:
             self._track.close(self.tickets.issued())
         self.tickets.store.close()
         self._folder.close()
+
+    @contextlib.contextmanager
+    def no_burials(self) -> Iterator[None]:
+        """Look at no death while the block runs; it must not wait for a worker or for the watchdog."""
+        with self._watching:
+            yield
 
     # Called by the watchdog.
 
