@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +115,24 @@ class TestShutdown(ExecutorTests):
             assert isinstance(error, (BrokenProcessPool, CancelledError)), error
         assert isinstance(running[0].exception(), PoolBrokenError)
         all_gone(pids)
+
+    @pytest.mark.skipif(not FORCES, reason="came with 3.14")
+    def test_a_worker_that_leaves_meanwhile_is_not_replaced(self, notes: Notes, tmp_path: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        pool = guard(ProcessPoolExecutor(1, context, max_tasks_per_child=1))
+        first = pool.submit(Noted(notes.path, HeldUntil(tmp_path / "go")), 1)
+        second = pool.submit(Noted(notes.path, square), 2)
+        notes.pids(1)
+        with pool._shutdown_lock:
+            pool._force_shutting_down = True
+
+        (tmp_path / "go").touch()
+
+        assert first.result(DEADLINE) == 1
+        with pytest.raises(PoolBrokenError, match="forcefully shut down"):
+            second.result(DEADLINE)
+        assert list(notes.items()) == ["1"]
+        within(ENDING, pool.shutdown)
 
     @pytest.mark.skipif(not FORCES, reason="came with 3.14")
     def test_a_force_that_is_not_known_breaks_nothing(self, pool: Any) -> None:

@@ -57,6 +57,10 @@ class Replacements:
         if adapter.end.joining or guard.broken is not None:
             return
         thread, executor = adapter.thread, adapter.executor()
+        if getattr(executor, "_force_shutting_down", False):
+            # kill_workers() or terminate_workers(), of 3.14, are at it: a new one would escape them.
+            guard.break_pool("it was forcefully shut down")
+            return
         if thread.is_shutting_down() and not thread.pending_work_items:
             return
         guard.breaker.wait_before_birth()
