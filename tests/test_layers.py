@@ -195,5 +195,6 @@ def test_a_real_worker_has_imported_nothing_costly() -> None:
     assert ran.returncode == 0, ran.stderr
     found = set(json.loads(ran.stdout))
     assert not found & COSTLY
+    assert "poolwarden.worker.frames" not in found  # only chunks whose items are kept take it
     parts = {part_of(name.removeprefix("poolwarden.")) for name in found if name.startswith("poolwarden.")}
     assert parts <= {"worker", "limited", "on_import"}

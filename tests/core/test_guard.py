@@ -25,7 +25,8 @@ from poolwarden.core.workers import Kill
 from poolwarden.policy import Policy, limits
 from poolwarden.worker import ledger
 from poolwarden.worker.envelope import CHUNK, PARTS, TIMEOUT, VALUE
-from poolwarden.worker.payload import FILE, Frames
+from poolwarden.worker.frames import Frames
+from poolwarden.worker.payload import FILE
 from tests.contract.waiting import DEADLINE, ENDING, eventually, state_of, within
 from tests.core.fakes import FakeHost
 from tests.core.recorded import store_outcome, write_record

@@ -11,7 +11,8 @@ from poolwarden.core.outcome import decode
 from poolwarden.core.tickets import Ticket
 from poolwarden.policy import Policy
 from poolwarden.worker.envelope import ERROR, EXIT, PARTS, UNREADABLE, UNSENDABLE, VALUE
-from poolwarden.worker.payload import FILE, SLOT, Frames, Store
+from poolwarden.worker.frames import Frames
+from poolwarden.worker.payload import FILE, SLOT, Store
 from tests.core.fakes import CannotSendError, FakeHost
 
 

@@ -17,7 +17,8 @@ from poolwarden.policy import Policy, limits
 from poolwarden.records import WorkerExit
 from poolwarden.worker import envelope, payload
 from poolwarden.worker.envelope import CHUNK, KEEP, PARTS, STAR, TIMED, VALUE
-from poolwarden.worker.payload import FILE, SLOT, SLOT_SHIFT, Frames
+from poolwarden.worker.frames import Frames
+from poolwarden.worker.payload import FILE, SLOT, SLOT_SHIFT
 from tests.core.fakes import FakeHost
 from tests.worker.members import member_of
 

@@ -11,7 +11,7 @@ import pytest
 from poolwarden.worker.member import Member
 from poolwarden.worker.payload import Store
 from tests.worker.members import member_of
-from tests.worker.places import mounted
+from tests.worker.places import fill, mounted
 
 
 @pytest.fixture
@@ -42,3 +42,19 @@ def small_place(tmp_path: Path) -> Iterator[Callable[[int], str]]:
     """Makes folders with room for a given number of pages."""
     with ExitStack() as stack:
         yield lambda pages: stack.enter_context(mounted(tmp_path / "small", pages))
+
+
+@pytest.fixture
+def full(small_place: Callable[[int], str]) -> str:
+    """A pool's folder with no room left."""
+    place = small_place(8)
+    Store(place).close()
+    fill(place)
+    return place
+
+
+@pytest.fixture
+def full_store(full: str) -> Iterator[Store]:
+    store = Store(full)
+    yield store
+    store.close()

@@ -8,6 +8,7 @@ import pickle
 import re
 import signal
 import weakref
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 
@@ -27,10 +28,13 @@ from poolwarden.worker.envelope import (
     UNSENDABLE,
     VALUE,
 )
+from poolwarden.worker.frames import read_frames
 from poolwarden.worker.ledger import INLINE_MAX, Record
+from poolwarden.worker.payload import Dumper
+from poolwarden.worker.picklers import make_pickler
 from tests.contract.waiting import DEADLINE
 from tests.worker.members import member_of
-from tests.worker.places import fill
+from tests.worker.places import PAGE, fill
 from tests.worker.processes import answer_of, running
 
 #: Set by a test for the functions below, which pickle by name.
@@ -467,7 +471,7 @@ def test_a_chunk_ends_with_the_first_exception(run, member, hooked, flags):
 
 
 def chunk_file(member, ticket=5):
-    frames = payload.read_frames(member.store, f"p{ticket}")
+    frames = read_frames(member.store, f"p{ticket}")
     return {item: pickle.loads(data) for item, data in frames.items()}
 
 
@@ -544,6 +548,39 @@ def test_our_own_frames_are_not_in_a_traceback(run, function, args, flags):
     text = content[1]
     frames = re.findall(r'File "(.*)", line \d+, in (\w+)', text)
     assert frames == [(__file__, "__setstate__" if kind == UNREADABLE else "fail")]
+
+
+def dump_by_function(obj, file, reducers=None):
+    file.write(pickle.dumps(obj))
+
+
+class ExitingWhenPickled:
+    def __reduce__(self):
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize("flags", [0, CHUNK, CHUNK | KEEP])
+@pytest.mark.parametrize("host", [ForkingPickler, dump_by_function])
+def test_our_own_frames_are_not_in_the_traceback_of_an_exit_from_pickling(run, member, hooked, host, flags):
+    """It is no result that cannot be sent, which would come without a traceback."""
+    hooked(lambda _: ExitingWhenPickled())
+    data = member.dumper.dumps((call_hook, ("item",)) if flags & CHUNK else (call_hook, ("item",), {}))
+    member.dumper = Dumper(make_pickler(host, None))
+    kind, (_, text) = run(call_hook, ("item",), flags=flags, data=data)
+    assert kind == EXIT
+    names = re.findall(r'File ".*", line \d+, in (\w+)', text)
+    assert names == [*(["dump_by_function"] if host is dump_by_function else []), "__reduce__"]
+
+
+def test_our_own_frames_are_not_in_the_traceback_of_a_result_that_cannot_be_kept(small_place):
+    with member_of(small_place(16)) as member:
+        fill(member.folder, leave=1)
+        data = member.dumper.dumps((bytes, (3 * PAGE,)))
+        kind, outcome = envelope.run(member.folder, 5, CHUNK | KEEP, data)[1:]
+    name, text, _ = pickle.loads(outcome)
+    assert (kind, name) == (ERROR, "builtins.OSError")
+    assert "No space left" in text
+    assert "File" not in text
 
 
 # -- what the record says -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Payloads: where each size goes, full places, the pickler that is used again, frames."""
+"""Payloads: where each size goes, full places, the pickler that is used again."""
 
 from __future__ import annotations
 
@@ -22,11 +22,8 @@ from poolwarden.worker.payload import (
     SLOT,
     SLOT_MAX,
     Dumper,
-    Frames,
     Store,
     is_full,
-    make_pickler,
-    read_frames,
 )
 from tests.contract.waiting import DEADLINE
 from tests.worker.places import fill
@@ -230,22 +227,6 @@ def test_the_largest_messages_are_written_whole_or_not_at_all(dumper):
 
 
 @pytest.fixture
-def full(small_place):
-    """A pool's folder with no room left."""
-    place = small_place(8)
-    Store(place).close()
-    fill(place)
-    return place
-
-
-@pytest.fixture
-def full_store(full):
-    store = Store(full)
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def spilling_store(full, tmp_path):
     (tmp_path / "spare").mkdir()
     os.symlink(tmp_path / "spare", f"{full}/spill")
@@ -433,119 +414,8 @@ def test_threads_may_share_a_dumper(store, dumper):
     assert wrong == []
 
 
-def dump_by_function(obj, file, reducers=None):
-    file.write(pickle.dumps((obj, reducers)))
-
-
-@pytest.mark.parametrize("size", [10, 10_000, 1 << 20])
-def test_a_host_may_have_a_function_in_the_place_of_a_class(store, size):
-    """It is given the reducers each time, and what it does may change at any time."""
-    dumper = Dumper(make_pickler(dump_by_function, {"key": "reducer"}))
-    for offset in (0, -1):
-        where, data = dumper.dump(bytes(size), store, "c1", offset)
-        assert store.load(where, data, "c1") == (bytes(size), {"key": "reducer"})
-    assert pickle.loads(dumper.dumps(1)) == (1, {"key": "reducer"})
-    assert make_pickler(ForkingPickler, None) is ForkingPickler
-
-
 def test_any_size_can_be_dumped_into_bytes(dumper):
     assert pickle.loads(dumper.dumps(bytes(1 << 20))) == bytes(1 << 20)
-
-
-# -- frames ---------------------------------------------------------------------------------------
-
-
-def write_frames(store, frames):
-    file = Frames(store, "p1")
-    try:
-        for item, data in frames:
-            file.append(item, data)
-    finally:
-        file.close()
-
-
-def test_frames_come_back_by_item(store):
-    frames = {0: b"zero", 2: b"", 1_000_000: b"x" * 200_000}
-    write_frames(store, frames.items())
-    assert read_frames(store, "p1") == frames
-
-
-def test_no_file_is_no_frames(store):
-    assert read_frames(store, "p1") == {}
-    assert payload_files(store) == set()
-
-
-def test_the_frames_of_the_next_worker_follow_those_of_the_first(store):
-    write_frames(store, [(0, b"zero")])
-    write_frames(store, [(1, b"one")])
-    assert read_frames(store, "p1") == {0: b"zero", 1: b"one"}
-
-
-def test_a_frame_cut_anywhere_is_left_out_and_the_next_one_can_follow(store, folder):
-    write_frames(store, [(0, b"whole"), (1, b"also whole")])
-    start = os.path.getsize(f"{folder}/p1")
-    write_frames(store, [(2, b"cut by a death")])
-    with open(f"{folder}/p1", "rb") as file:
-        content = file.read()
-    for length in range(start, len(content), 3):
-        with open(f"{folder}/p1", "wb") as file:
-            file.write(content[:length])
-        assert read_frames(store, "p1") == {0: b"whole", 1: b"also whole"}
-        write_frames(store, [(2, b"written anew")])
-        assert read_frames(store, "p1") == {0: b"whole", 1: b"also whole", 2: b"written anew"}
-
-
-@pytest.fixture
-def small_store(small_place, tmp_path):
-    """A store with room for a few frames of a page in the first place, and a second place."""
-    place = small_place(16)
-    (tmp_path / "spare").mkdir()
-    os.symlink(tmp_path / "spare", f"{place}/spill")
-    store = Store(place)
-    fill(place, leave=4)
-    yield store
-    store.close()
-
-
-FRAMES = {item: bytes([item]) * 3_000 for item in range(12)}
-
-
-def test_frames_go_on_in_the_second_place_when_the_first_is_full(small_store):
-    write_frames(small_store, FRAMES.items())
-    assert read_frames(small_store, "p1") == FRAMES
-    assert "p1" not in os.listdir(small_store.places[0])
-    small_store.discard("p1")
-    assert os.listdir(small_store.places[1]) == []
-
-
-def test_the_next_worker_goes_on_where_the_frames_are(small_store):
-    write_frames(small_store, list(FRAMES.items())[:8])
-    os.unlink(f"{small_store.places[0]}/filling")
-    write_frames(small_store, list(FRAMES.items())[8:])
-    assert read_frames(small_store, "p1") == FRAMES
-
-
-def test_frames_are_moved_whole_after_a_death_in_the_middle_of_a_move(small_store):
-    """The first worker died while it copied: the file in the first place is the one that counts."""
-    write_frames(small_store, list(FRAMES.items())[:2])
-    with (
-        open(f"{small_store.places[0]}/p1", "rb") as whole,
-        open(f"{small_store.places[1]}/p1", "wb") as part,
-    ):
-        part.write(whole.read()[:4_000])
-    assert read_frames(small_store, "p1") == {0: FRAMES[0], 1: FRAMES[1]}
-    write_frames(small_store, list(FRAMES.items())[2:])
-    assert read_frames(small_store, "p1") == FRAMES
-
-
-def test_a_frame_for_which_there_is_no_room_leaves_those_before_it(full_store):
-    fill_again = b"x" * 10_000
-    os.truncate(f"{full_store.places[0]}/filling", 4096)
-    write_frames(full_store, [(0, b"zero")])
-    fill(full_store.places[0])
-    with pytest.raises(OSError, match="No space left"):
-        write_frames(full_store, [(1, fill_again)])
-    assert read_frames(full_store, "p1") == {0: b"zero"}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from ..worker.payload import pickling_of
+from ..worker.picklers import pickling_of
 
 if TYPE_CHECKING:
     from ..core.guard import Guard

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Final
 
 from ..policy import Policy
 from ..worker.member import REDUCERS_FILE
-from ..worker.payload import Dumper, make_pickler
+from ..worker.payload import Dumper
+from ..worker.picklers import make_pickler
 from .pool import MultiprocessingPool
 
 _pool: Final[Any] = importlib.import_module("joblib.pool")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..worker import envelope, payload
+from ..worker.frames import read_frames
 from . import verdicts
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) ->
 
 def _chunk_results(ticket: Ticket, store: payload.Store) -> list[Any]:
     """Return the results of a chunk whose items were kept one by one."""
-    frames = payload.read_frames(store, f"p{ticket.number}")
+    frames = read_frames(store, f"p{ticket.number}")
     return [
         ticket.holes[item] if item in ticket.holes else store.loads(frames[item])
         for item in range(ticket.count)

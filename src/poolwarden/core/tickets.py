@@ -20,6 +20,7 @@ from ..limited import Limited
 from ..policy import Policy, overrides_of
 from ..records import TaskInfo
 from ..worker import envelope, payload
+from ..worker.frames import read_frames
 from .outcome import decode
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ class Tickets:
     def _lose(self, ticket: Ticket, item: int, error: BaseException, retry: bool) -> int | None:
         self.store.discard(f"r{ticket.number}")
         keeps = bool(ticket.flags & envelope.KEEP)
-        if keeps and item in payload.read_frames(self.store, f"p{ticket.number}"):
+        if keeps and item in read_frames(self.store, f"p{ticket.number}"):
             ticket.first = item + 1
         elif retry and not ticket.cancelled and ticket.tries.get(item, 0) < ticket.policy_of(item).retries:
             ticket.tries = {**ticket.tries, item: ticket.tries.get(item, 0) + 1}

@@ -19,7 +19,7 @@ from time import monotonic_ns
 
 from .ledger import DONE, INLINE_MAX, ITEM, PHASE, READY, RETIRE, RUNNING, STARTED, TICKET, UNBORN
 from .member import Member, join, leave
-from .payload import SLOT_MAX, SLOT_SHIFT, Dumper, Frames
+from .payload import SLOT_MAX, SLOT_SHIFT, Dumper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,11 @@ _PLAIN: Final = Dumper(pickle.Pickler)
 #: Types of results that every pickler writes alike. The host's is spared: making one of loky's takes 11 us.
 _ALIKE: Final = frozenset((type(None), bool, int, float))
 _NOTHING: Final = pickle.dumps(None)
-_OWN_MODULES: Final = (__name__, f"{__package__}.payload", f"{__package__.rpartition('.')[0]}.limited")
+_OWN_MODULES: Final = (
+    __name__,
+    *(f"{__package__}.{name}" for name in ("payload", "picklers", "frames")),
+    f"{__package__.rpartition('.')[0]}.limited",
+)
 
 
 def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tuple[int, int, bytes]:
@@ -221,6 +225,8 @@ def _indices(count: int) -> Iterable[int]:
 
 def _run_and_keep(member: Member, ticket: int, flags: int, call: Any, first: int) -> tuple[int, bytes]:
     """Run items from `first` on, keeping each result before the next begins."""
+    from .frames import Frames
+
     func, items = call
     if flags & STAR:
         func = _Starred(func)

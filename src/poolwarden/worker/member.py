@@ -15,7 +15,8 @@ import pickle
 from . import ledger, signals
 from .ledger import LEFT, PHASE, SAFE_OPEN, Record
 from .orphan import die_with_parent, process_package
-from .payload import Store, pickling_of
+from .payload import Store
+from .picklers import pickling_of
 from .plain import send_plainly
 
 TYPE_CHECKING = False

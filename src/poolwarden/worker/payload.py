@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import io
 import os
 import pickle
@@ -225,58 +224,6 @@ def itself(obj: Any) -> Any:
     return obj
 
 
-def pickling_of(name: str, reducers: Any) -> tuple[Dumper, Callable[[bytes], Any]]:
-    """Return what pickles and what unpickles as a host does.
-
-    Parameters
-    ----------
-    name : str
-        ``module:name`` of the host's pickler class or ``dump`` function. A class
-        may have its own ``loads``, as in `multiprocess`, where dill does both.
-    reducers : dict or None
-        The queue's own reducers.
-    """
-    module, _, name = name.partition(":")
-    host = getattr(importlib.import_module(module), name)
-    return Dumper(make_pickler(host, reducers)), getattr(host, "loads", pickle.loads)
-
-
-def make_pickler(host: Any, reducers: Any) -> Any:
-    """Return what makes picklers: a host's class, or its function or class with `reducers`."""
-    if isinstance(host, type):
-        return (lambda file: host(file, reducers)) if reducers else host
-    return ByFunction(host, reducers)
-
-
-class ByFunction:
-    """Makes picklers from a function ``dump(obj, file, reducers=None)``, as loky has one.
-
-    Parameters
-    ----------
-    dump : callable
-        The host's function; what pickler it uses may change at any time.
-    reducers : dict or None
-        The queue's own reducers.
-    """
-
-    def __init__(self, dump: Any, reducers: Any) -> None:
-        self._dump = dump
-        self._reducers = reducers
-
-    def __call__(self, file: Any) -> _BoundDump:
-        return _BoundDump(self._dump, file, self._reducers)
-
-
-class _BoundDump:
-    __slots__ = ("_dump", "_file", "_reducers")
-
-    def __init__(self, dump: Any, file: Any, reducers: Any) -> None:
-        self._dump, self._file, self._reducers = dump, file, reducers
-
-    def dump(self, obj: Any) -> None:
-        self._dump(obj, self._file, reducers=self._reducers)
-
-
 class Sink:
     """The file that a pickler writes to: memory at first, a real file when it grows.
 
@@ -302,7 +249,7 @@ class Sink:
                 self._parts.append(data if type(data) is bytes else bytes(data))
                 return size
             self._begin_file()
-        _write_all(self._fd, data)
+        write_all(self._fd, data)
         return size
 
     def finish(self, store: Store, offset: int) -> tuple[int, bytes]:
@@ -333,7 +280,7 @@ class Sink:
         self._fd = os.open(
             f"{self.place}/{self.name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_OPEN, 0o600
         )
-        _write_all(self._fd, b"".join(self._parts))
+        write_all(self._fd, b"".join(self._parts))
 
 
 def is_full(error: OSError) -> bool:
@@ -341,96 +288,8 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def _write_all(fd: int, data: Any) -> None:
+def write_all(fd: int, data: Any) -> None:
+    """Write all of `data`, in as many pieces as the system takes."""
     view = memoryview(data).cast("B")
     while view.nbytes:
         view = view[os.write(fd, view) :]
-
-
-class Frames:
-    """The results of a chunk's items, one after the other in a file. Worker.
-
-    Parameters
-    ----------
-    store : Store
-        Where the file lies; it moves to the second place when the first is full.
-    name : str
-        Of the file; what is in it already stays.
-    """
-
-    def __init__(self, store: Store, name: str) -> None:
-        self._places = list(store.places)
-        self._name = name
-        if not os.path.exists(self._path) and len(self._places) > 1 and os.path.exists(self._spilled):
-            del self._places[0]
-        self._fd = self._open(self._path)
-
-    def append(self, item: int, data: bytes) -> None:
-        """Append one item's pickled result.
-
-        Raises
-        ------
-        OSError
-            ENOSPC when there is no room anywhere.
-        """
-        frame = item.to_bytes(8, "little") + len(data).to_bytes(8, "little") + data
-        end = os.lseek(self._fd, 0, os.SEEK_END)
-        try:
-            _write_all(self._fd, frame)
-        except OSError as error:
-            os.ftruncate(self._fd, end)
-            if not is_full(error) or len(self._places) == 1:
-                raise
-            self._move()
-            _write_all(self._fd, frame)
-
-    def _move(self) -> None:
-        # Emptied: a worker that died in a move may have left a part there.
-        fd = self._open(self._spilled, os.O_TRUNC)
-        with open(self._path, "rb") as file:
-            while part := file.read(1 << 20):
-                _write_all(fd, part)
-        # The old one goes last: until then it is the one that counts.
-        os.unlink(self._path)
-        os.close(self._fd)
-        self._fd = fd
-        del self._places[0]
-
-    @property
-    def _path(self) -> str:
-        return f"{self._places[0]}/{self._name}"
-
-    @property
-    def _spilled(self) -> str:
-        return f"{self._places[1]}/{self._name}"
-
-    @staticmethod
-    def _open(path: str, flags: int = 0) -> int:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | SAFE_OPEN | flags, 0o600)
-
-    def close(self) -> None:
-        """Close the file; it stays."""
-        os.close(self._fd)
-
-
-def read_frames(store: Store, name: str) -> dict[int, bytes]:
-    """Return a chunk's pickled results by item; only while no worker appends. Parent.
-
-    A last frame that a death left incomplete is cut off, so that the next
-    worker can append.
-    """
-    frames: dict[int, bytes] = {}
-    for place in store.places:
-        if not os.path.exists(f"{place}/{name}"):
-            continue
-        with open(f"{place}/{name}", "r+b") as file:
-            whole = 0
-            while len(head := file.read(16)) == 16:
-                body = file.read(int.from_bytes(head[8:], "little"))
-                if len(body) < int.from_bytes(head[8:], "little"):
-                    break
-                frames[int.from_bytes(head[:8], "little")] = body
-                whole = file.tell()
-            file.truncate(whole)
-        break
-    return frames
