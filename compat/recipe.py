@@ -89,6 +89,8 @@ class Recipe:
         Whether pools must have been guarded in the guarded run.
     python : str
         Oldest Python it is for, such as ``3.13``.
+    below : str
+        The first Python on which its program does not run bare either; empty if there is none.
     timeout : float
         Seconds one run may take.
     intended : list of Intended
@@ -106,6 +108,7 @@ class Recipe:
     ignore: list[str] = field(default_factory=list)
     pools: bool = True
     python: str = "3.10"
+    below: str = ""
     timeout: float = 900.0
     intended: list[Intended] = field(default_factory=list)
 
@@ -116,12 +119,18 @@ class Recipe:
 
     def why_not(self, version: str) -> str:
         """Return why a Python of this version cannot take part, or nothing."""
-        oldest = tuple(map(int, self.python.split(".")))
-        return "" if tuple(map(int, version.split(".")[:2])) >= oldest else f"needs Python {self.python}"
+        have = _numbers(version)[:2]
+        if have < _numbers(self.python):
+            return f"needs Python {self.python}"
+        return f"its program needs a Python below {self.below}" if self.below and have >= _numbers(self.below) else ""
 
     def reason(self, test: str) -> str:
         """Return why a test may differ; empty if it must not."""
         return next((one.why for one in self.intended if one.covers(test)), "")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 def load(name: str) -> Recipe:

@@ -100,6 +100,13 @@ def test_a_recipe_can_be_read_and_says_what_it_needs(driver: Any, name: str) -> 
             assert Path(origin.format(files=recipe.files)).exists()
 
 
+def test_a_python_that_cannot_take_part_is_told(driver: Any) -> None:
+    recipe = driver.Recipe("made-up", "", "tests", [], [], python="3.11", below="3.14")
+    assert recipe.why_not("3.10.13") == "needs Python 3.11"
+    assert recipe.why_not("3.11.0") == recipe.why_not("3.13.9") == ""
+    assert "below 3.14" in recipe.why_not("3.14.0")
+
+
 def test_a_key_that_nobody_knows_is_refused(
     driver: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
