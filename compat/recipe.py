@@ -122,7 +122,9 @@ class Recipe:
         have = _numbers(version)[:2]
         if have < _numbers(self.python):
             return f"needs Python {self.python}"
-        return f"its program needs a Python below {self.below}" if self.below and have >= _numbers(self.below) else ""
+        if self.below and have >= _numbers(self.below):
+            return f"its program needs a Python below {self.below}"
+        return ""
 
     def reason(self, test: str) -> str:
         """Return why a test may differ; empty if it must not."""
