@@ -8,10 +8,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing import connection
+from typing import Any
 
 import pytest
 
 from poolwarden.core.handles import Handle
+from tests.contract.waiting import within
 
 ROUNDS, THREADS = 15, 3
 
@@ -59,3 +62,26 @@ def test_all_get_the_status_of_the_worker(how: str) -> None:
         assert process.exitcode == -signal.SIGKILL
         handle.close()
         process.close()
+
+
+def test_a_signal_handler_may_ask_while_its_thread_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As may the end of a pool that is collected at that moment."""
+    process = multiprocessing.get_context("forkserver").Process(target=kill_self)
+    process.start()
+    handle = Handle(process)
+    nested: list[int | None] = []
+
+    def wait(*args: Any) -> list[Any]:
+        monkeypatch.undo()
+        ready = connection.wait(*args)
+        nested.append(process.exitcode)
+        return ready
+
+    # Not its end, which is seen before the fork server has told of it.
+    assert connection.wait([process.sentinel], 20)
+    monkeypatch.setattr(connection, "wait", wait)
+    assert within(20, lambda: process.exitcode) == -signal.SIGKILL
+    assert nested == [-signal.SIGKILL]
+    assert process.exitcode == -signal.SIGKILL
+    handle.close()
+    process.close()

@@ -15,13 +15,15 @@ import threading
 from multiprocessing.connection import wait
 from typing import Any
 
-_lock = threading.Lock()
+#: Re-entrant: a signal handler may ask, and the end of a pool that is collected, wherever a thread stands.
+_lock = threading.RLock()
 
 
 class _OneAtATime:
     """Goes before a ``Popen`` of the start method forkserver."""
 
     sentinel: int
+    returncode: int | None
 
     def poll(self, flag: int = os.WNOHANG) -> Any:
         """Return the exit code, None if there is none yet; with 0 wait for it."""
@@ -29,7 +31,11 @@ class _OneAtATime:
             # Others may ask meanwhile.
             wait([self.sentinel])
         with _lock:
-            return super().poll(os.WNOHANG)  # type: ignore[misc]
+            code = super().poll(os.WNOHANG)  # type: ignore[misc]
+            if code is not None:
+                # If this thread has asked in the middle of asking, it has the status from there.
+                code = self.returncode = self.__dict__.setdefault("_poolwarden_code", code)
+            return code
 
 
 @functools.cache
@@ -47,7 +53,7 @@ def poll_alone(process: Any) -> None:
 def _in_forked_process() -> None:
     global _lock
     # A thread that does not exist here may have held it.
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
