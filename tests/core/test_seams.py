@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import threading
 
 import pytest
 
 from poolwarden.core.seams import Patch, Seam, attributes_of, check, check_attributes
 from poolwarden.errors import ConfigurationError
+from tests.contract.waiting import DEADLINE, ENDING, within
+from tests.worker.processes import answer_of
 
 
 @pytest.fixture
@@ -236,3 +240,38 @@ def test_attributes_are_found_though_what_stores_them_is_wrapped():
 
     assert there.problem() is None
     assert missing.problem() is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_process_that_is_forked_while_a_patch_is_applied_can_apply_it():
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(type):
+        def __setattr__(cls, name, value):
+            entered.set()
+            go_on.wait(DEADLINE)
+            super().__setattr__(name, value)
+
+    class Host(metaclass=Slow):
+        def method(self):
+            return 1
+
+    def wrapper(wrapped, instance, args, kwargs):
+        return wrapped() + 1
+
+    patch = Patch(Host, "method", wrapper)
+    thread = threading.Thread(target=patch.take, daemon=True)
+    thread.start()
+    assert entered.wait(DEADLINE)
+
+    def use():
+        go_on.set()
+        within(ENDING, patch.take)
+        return Host().method()
+
+    try:
+        assert answer_of(use) == 2
+    finally:
+        go_on.set()
+        thread.join(DEADLINE)
+        patch.drop()

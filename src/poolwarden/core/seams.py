@@ -10,14 +10,17 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigurationError
 
 _MISSING = object()
+#: Of all patches. Re-entrant: a collection comes at any moment, and ends pools in the thread that it meets.
+_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,10 @@ class Patch:
     _users: int = 0
     _original: Any = None
     _applied: Any = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self) -> None:
         """Apply the patch, or count one more user of it."""
-        with self._lock:
+        with _lock:
             self._users += 1
             # Still there, under somebody else's patch perhaps: count only.
             if self._applied is None or self.owner.__dict__[self.name] is self._original:
@@ -142,8 +144,18 @@ class Patch:
         If somebody else has patched over it since, theirs stays, and ours
         passes everything through.
         """
-        with self._lock:
+        with _lock:
             self._users = max(0, self._users - 1)
             if self._users == 0 and self.owner.__dict__.get(self.name) is self._applied:
                 setattr(self.owner, self.name, self._original)
                 self._applied = None
+
+
+def _in_forked_process() -> None:
+    global _lock
+    # A thread that does not exist here may have held it.
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_process)
