@@ -16,7 +16,7 @@ import pytest
 from poolwarden.core import folder as folder_module
 from poolwarden.core.folder import PoolFolder
 from poolwarden.errors import ConfigurationError
-from tests.contract.waiting import DEADLINE
+from tests.contract.waiting import DEADLINE, within
 from tests.worker.places import fill
 from tests.worker.processes import exit_code_of
 
@@ -400,3 +400,17 @@ def test_one_that_cannot_be_swept_does_not_keep_the_others(place, make):
     make()
     assert kept.exists()
     assert not any(path.exists() for path in gone)
+
+
+def test_a_pool_may_be_collected_while_another_one_begins(make, monkeypatch):
+    """A collection comes at any moment, and ends pools in the thread that it meets."""
+    real, collected = folder_module.reserve, make()
+
+    def collect(fd):
+        collected.close()
+        real(fd)
+
+    monkeypatch.setattr(folder_module, "reserve", collect)
+    made = within(DEADLINE, make)
+    assert not os.path.exists(collected.path)
+    assert os.path.isdir(made.path)

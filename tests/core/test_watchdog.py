@@ -14,7 +14,7 @@ import pytest
 
 from poolwarden.core import watchdog as watchdog_module
 from poolwarden.core.watchdog import watchdog
-from tests.contract.waiting import DEADLINE, eventually, within
+from tests.contract.waiting import DEADLINE, ENDING, eventually, within
 from tests.worker.processes import FORK, answer_of, running, wait_for_ever
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="takes pidfds")
@@ -369,6 +369,43 @@ def test_the_thread_is_there_only_while_there_is_something_to_wait_for(owner, wa
         assert len(threads()) == 1
         watchdog().unwatch(fd)
         eventually(lambda: not threads(), "no thread")
+
+
+def test_a_pool_may_be_collected_while_its_lock_is_held():
+    """A collection comes at any moment, and ends pools in the thread that it meets."""
+
+    class Collecting(Owner):
+        def __hash__(self):
+            # Asked for under the lock.
+            watchdog().forget(collected)
+            return id(self)
+
+    collected = Owner()
+
+    def look():
+        watchdog().schedule(collected, time.monotonic() + 1000)
+        owner = Collecting()
+        within(ENDING, watchdog().schedule, owner, time.monotonic())
+        return owner.wait(), collected.told
+
+    assert answer_of(look) == ([("deadline", None)], [])
+
+
+def test_two_messages_in_its_pipe_do_not_keep_it_busy():
+    """So many are there if it was woken in the middle of being woken."""
+
+    def look():
+        owner = Owner()
+        watchdog().schedule(owner, time.monotonic() + 1000)
+        wait_until_quiet()
+        watchdog()._writer.send_bytes(b"")
+        watchdog()._writer.send_bytes(b"")
+        wait_until_quiet()
+        before = thread_status("voluntary_ctxt_switches:")
+        threading.Event().wait(QUIET)
+        return thread_status("voluntary_ctxt_switches:") == before
+
+    assert answer_of(look)
 
 
 # -- owners that misbehave ------------------------------------------------------------------------

@@ -110,27 +110,35 @@ class PoolFolder:
     """
 
     def __init__(self, host: str) -> None:
+        self._paths: list[str] = []
         with _lock:
             name = str(next(_numbers))
-            self._paths: list[str] = []
-            failures: list[str] = []
-            for home in _homes():
-                path = f"{home.path}/{name}"
-                try:
-                    os.mkdir(path, 0o700)
-                    self._fill(path, host)
-                    self._paths.append(path)
-                except OSError as error:
-                    shutil.rmtree(path, ignore_errors=True)
-                    failures.append(f"{home.path}: {error.strerror or error}")
-            if not self._paths:
+            # Of what is collected meanwhile none is the last.
+            _open.add(name)
+            try:
+                self._make(name, host)
+            finally:
+                _open.discard(name)
                 if not _open:
                     _remove_homes()
-                raise ConfigurationError(_NO_PLACE.format("; ".join(failures)))
-            self.path = self._paths[0]
-            if len(self._paths) > 1:
-                os.symlink(self._paths[1], f"{self.path}/{SPILL}")
-            _open.add(self.path)
+
+    def _make(self, name: str, host: str) -> None:
+        failures: list[str] = []
+        for home in _homes():
+            path = f"{home.path}/{name}"
+            try:
+                os.mkdir(path, 0o700)
+                self._fill(path, host)
+                self._paths.append(path)
+            except OSError as error:
+                shutil.rmtree(path, ignore_errors=True)
+                failures.append(f"{home.path}: {error.strerror or error}")
+        if not self._paths:
+            raise ConfigurationError(_NO_PLACE.format("; ".join(failures)))
+        self.path = self._paths[0]
+        if len(self._paths) > 1:
+            os.symlink(self._paths[1], f"{self.path}/{SPILL}")
+        _open.add(self.path)
 
     @staticmethod
     def _fill(path: str, host: str) -> None:
@@ -157,7 +165,8 @@ class PoolFolder:
                 _remove_homes()
 
 
-_lock = threading.Lock()
+#: Re-entrant: a collection comes at any moment, and ends pools in the thread that it meets.
+_lock = threading.RLock()
 _numbers = itertools.count(1)
 _made: list[_Home] = []
 _open: set[str] = set()
@@ -229,7 +238,7 @@ def _sweep_one(entry: os.DirEntry[str]) -> None:
 def _forget() -> None:
     """In a forked process: the folders are the parent's; the lock must not be kept for it."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     for home in _made:
         os.close(home.lock)
     _made.clear()

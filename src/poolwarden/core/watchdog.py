@@ -45,7 +45,8 @@ class Watchdog:
     """Waits for ends of processes and for points in time; any thread may call it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Re-entrant: a collection comes at any moment, and ends pools in the thread that it meets.
+        self._lock = threading.RLock()
         self._watched: dict[int, tuple[Owner, Hashable]] = {}
         self._deadlines: dict[Owner, float] = {}
         self._reader, self._writer = Pipe(duplex=False)
@@ -89,8 +90,8 @@ class Watchdog:
         """Drop all that was asked for by `owner`."""
         with self._lock:
             self._deadlines.pop(owner, None)
-            for fd in [fd for fd, (other, _) in self._watched.items() if other is owner]:
-                del self._watched[fd]
+            for fd in [fd for fd, (other, _) in list(self._watched.items()) if other is owner]:
+                self._watched.pop(fd, None)
             self._end_if_idle()
 
     @contextlib.contextmanager
@@ -167,16 +168,16 @@ class Watchdog:
         exits: dict[Owner, list[Hashable]] = {}
         with self._lock:
             self._sleeps_until = float("-inf")
-            if self._kicked:
+            if self._reader in ready:
                 self._reader.recv_bytes()
                 self._kicked = False
             for fd in ready:
                 if isinstance(fd, int) and (entry := self._watched.pop(fd, None)) is not None:
                     exits.setdefault(entry[0], []).append(entry[1])
             now = time.monotonic()
-            due = [owner for owner, when in self._deadlines.items() if when <= now]
+            due = [owner for owner, when in list(self._deadlines.items()) if when <= now]
             for owner in due:
-                del self._deadlines[owner]
+                self._deadlines.pop(owner, None)
         for owner, tokens in exits.items():
             self._protected(owner, owner.on_exits, tokens)
         for owner in due:
@@ -189,8 +190,8 @@ class Watchdog:
             # A descriptor was closed between the list and the wait. Find out
             # which: it would make every later wait fail as well.
             with self._lock:
-                for fd in [fd for fd in self._watched if not _is_open(fd)]:
-                    del self._watched[fd]
+                for fd in [fd for fd in list(self._watched) if not _is_open(fd)]:
+                    self._watched.pop(fd, None)
             return []
 
     def _protected(self, owner: Owner, method: Any, *args: Any) -> None:
@@ -213,7 +214,7 @@ def _is_open(fd: int) -> bool:
 
 
 _instance: Watchdog | None = None
-_instance_lock = threading.Lock()
+_instance_lock = threading.RLock()
 
 
 def watchdog() -> Watchdog:
@@ -232,7 +233,7 @@ def _reset() -> None:
         _instance._reader.close()
         _instance._writer.close()
     _instance = None
-    _instance_lock = threading.Lock()
+    _instance_lock = threading.RLock()
 
 
 def _before_fork() -> None:
