@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ from poolwarden import TaskTimeoutError, WorkerLostError, guard
 from poolwarden.testing import Fault, abort, deaf, die, fail, hang, hold_gil, kill_self, segfault
 from tests.contract.base import Notes
 from tests.contract.tasks import Both, HeldUntil, Noted, no_dump, square
-from tests.contract.waiting import DEADLINE, all_gone, is_gone, within
+from tests.contract.waiting import DEADLINE, all_gone, eventually, is_gone, within
 
 METHODS = [m for m in ("fork", "spawn", "forkserver") if m in multiprocessing.get_all_start_methods()]
 
@@ -123,6 +124,17 @@ def test_one_that_is_done_in_time_is_left_alone(start: Any) -> None:
     process = start(time.sleep, 0.2, timeout=30)
 
     assert within(DEADLINE, process.join) is None
+
+
+def test_no_thread_waits_for_the_time_of_one_that_has_ended(start: Any) -> None:
+    """Each fork waited a tenth of a second for that thread to end, until the time was over."""
+    process = start(square, 3, timeout=1000)
+
+    def names() -> set[str]:
+        return {thread.name for thread in threading.enumerate()}
+
+    eventually(lambda: "poolwarden-watchdog" not in names(), "no thread")
+    within(DEADLINE, process.join)
 
 
 def test_one_that_is_running_already_can_be_guarded(tmp_path: Any, notes: Notes) -> None:

@@ -92,7 +92,8 @@ class ProcessAdapter:
             self._handle.send(signal.SIGKILL)
 
     def on_exits(self, tokens: list[Any]) -> None:
-        """Let the deadline pass: the process has ended."""
+        """Forget the deadline: the process has ended. Watchdog's thread."""
+        watchdog().forget(self)
 
     def on_failure(self, error: BaseException) -> None:
         """Go on without a timeout."""
