@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from poolwarden import PoolBrokenError, TaskTimeoutError, WorkerLostError, guard, limits
+from poolwarden import PoolBrokenError, TaskTimeoutError, WorkerLostError, guard, limits, unguard
 from poolwarden.testing import deaf, hang, kill_self, only_for
 from tests.adapters.bind_executor import BindExecutor
 from tests.contract.base import ContractBase, Notes, Pools, serves
@@ -115,6 +115,19 @@ class TestShutdown(ExecutorTests):
             assert isinstance(error, (BrokenProcessPool, CancelledError)), error
         assert isinstance(running[0].exception(), PoolBrokenError)
         all_gone(pids)
+
+    @pytest.mark.skipif(not FORCES, reason="came with 3.14")
+    def test_ending_it_by_force_after_it_was_guarded_again(self, pool: Any, notes: Notes) -> None:
+        """It was unguarded for a moment, while a task was running."""
+        running = pool.submit(Noted(notes.path, deaf(hang())), 1)
+        notes.pids(1)
+        unguard(pool)
+        guard(pool)
+
+        within(ENDING, pool.kill_workers)
+
+        with pytest.raises(PoolBrokenError, match=r"ended by kill_workers\(\)"):
+            running.result(DEADLINE)
 
     @pytest.mark.skipif(not FORCES, reason="came with 3.14")
     def test_a_worker_that_leaves_meanwhile_is_not_replaced(self, notes: Notes, tmp_path: Path) -> None:

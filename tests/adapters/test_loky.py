@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from poolwarden import PoolBrokenError, WorkerLostError, guard, install, uninstall
+from poolwarden import PoolBrokenError, WorkerLostError, guard, install, unguard, uninstall
 from poolwarden.testing import deaf, die, hang, hold_gil, kill_self, once
 from tests.adapters.bind_loky import BindElsewhere, BindJoblib, BindLate, BindLoky, BindReusable
 from tests.contract.base import ContractBase, Notes, Pools, serves
@@ -241,6 +241,20 @@ class TestReusable(ContractBase):
                 killer.join()
             # One that was told to leave in the place of one that was killed is replaced for the next task.
             eventually(lambda size=size: self._workers_after_use(host, pool) == size, f"{size} workers")
+
+    def test_guarded_again_while_a_task_runs_it_is_as_before(self, make_pool: Pools, tmp_path: Path) -> None:
+        pool = make_pool(2)
+        replaced = set(vars(pool))
+        held = pool.submit(HeldUntil(tmp_path / "go"), 3)
+        unguard(pool)
+        left = set(vars(pool))
+        guard(pool)
+
+        (tmp_path / "go").touch()
+
+        assert replaced - left >= {"_resize", "shutdown", "_poolwarden"}
+        assert set(vars(pool)) == replaced
+        assert held.result(DEADLINE) == 3
 
     def _workers_after_use(self, host: BindReusable, pool: Any) -> int:
         serves(host, pool)

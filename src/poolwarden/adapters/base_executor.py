@@ -15,12 +15,10 @@ initializer is exchanged for `worker.member.birth`.
 from __future__ import annotations
 
 import logging
-import pickle
 import sys
 import threading
 import weakref
 from collections.abc import Iterable
-from traceback import format_exception
 from typing import Any, ClassVar, Final
 
 from ..core.guard import Guard
@@ -32,13 +30,14 @@ from ..errors import ConfigurationError
 from ..policy import Policy
 from ..worker.ledger import LEFT
 from ..worker.member import birth
-from .base import PoolAdapter
 from .base_executor_births import Replacements
 from .base_executor_end import ExecutorEnd
+from .base_executor_errors import ExecutorErrors
 from .base_executor_hooks import Birth, Processes, Shutdown, Starter
 from .base_executor_mail import ManagerMail
 from .base_executor_older import OlderTasks
 from .base_executor_queue import CALL_QUEUE, RESULT_QUEUE, CallQueue
+from .base_executor_release import Release, guarded
 from .base_executor_thread import METHODS, ManagerThread
 from .base_executor_work import Work
 
@@ -56,13 +55,11 @@ _OWN_FILES: Final = (
     "loky/reusable_executor.py",
     "loky/_base.py",
 )
-_guarded: weakref.WeakSet[ExecutorAdapter] = weakref.WeakSet()
 
 
-class ExecutorAdapter(PoolAdapter):
+class ExecutorAdapter(ExecutorErrors):
     """Guards one executor; a host adds its names and what is different."""
 
-    module: ClassVar[Any]
     reaps = False
     birth_methods: ClassVar[tuple[str, ...]] = (
         "_spawn_process",
@@ -89,6 +86,7 @@ class ExecutorAdapter(PoolAdapter):
         self.mail = ManagerMail(self, executor._result_queue._writer)
         self.replacements = Replacements(self)
         self.end = ExecutorEnd(self)
+        self.release = Release(self)
         self.process_chunk = self.module._process_chunk
         self.guard = Guard(self, policy, self.title())
         self.executor: weakref.ref[Any] = weakref.ref(executor)
@@ -97,8 +95,6 @@ class ExecutorAdapter(PoolAdapter):
         self._work_ids = executor._work_ids
         self._bare_initializer = executor._initializer, executor._initargs
         self._max_workers: int = executor._max_workers
-        self._ended = False
-        self.leaving = False
         self.settling = threading.Lock()
 
     @classmethod
@@ -121,7 +117,7 @@ class ExecutorAdapter(PoolAdapter):
             adapter.guard.policy = policy
             return
         adapter = getattr(executor._executor_manager_thread, "_poolwarden", None)
-        if adapter is not None and adapter.resume(executor, policy):
+        if adapter is not None and adapter.release.revoke(executor, policy):
             return
         check_attributes(executor, cls.attributes, cls.name)
         if executor._result_queue is None:
@@ -143,7 +139,7 @@ class ExecutorAdapter(PoolAdapter):
         """Leave `executor` to itself."""
         adapter = getattr(executor, "_poolwarden", None)
         if adapter is not None:
-            adapter.detach(executor)
+            adapter.release.begin(executor)
 
     def attach(self, executor: Any) -> None:
         """Hook `executor` up; its private names have been checked."""
@@ -160,11 +156,12 @@ class ExecutorAdapter(PoolAdapter):
                 self.take_thread(executor._executor_manager_thread)
                 executor._executor_manager_thread_wakeup.wakeup()
                 self.mail.call(self.older.call_roll)
-            self._hook(executor)
-        _guarded.add(self)
-        weakref.finalize(executor, self.end_unused)
+            self.hook(executor)
+        guarded.add(self)
+        weakref.finalize(executor, self.release.finish_unused)
 
-    def _hook(self, executor: Any) -> None:
+    def hook(self, executor: Any) -> None:
+        """Put on the executor what stands in for its own; under its lock."""
         executor._initializer, executor._initargs = birth, self.birth_arguments()
         self._work_ids.put = self._on_put
         executor._start_executor_manager_thread = Starter(self, executor)
@@ -172,61 +169,23 @@ class ExecutorAdapter(PoolAdapter):
         self._lock_births(executor)
         executor._poolwarden = self
 
+    def unhook(self, executor: Any) -> None:
+        """Take back what `hook` has put there; under the executor's lock."""
+        executor._initializer, executor._initargs = self._bare_initializer
+        del self._work_ids.put
+        for name in ("_start_executor_manager_thread", "shutdown", "_poolwarden"):
+            delattr(executor, name)
+        for name in self.birth_methods:
+            vars(executor).pop(name, None)
+
     def birth_arguments(self) -> tuple[Any, ...]:
         """Return the arguments of `worker.member.birth`."""
         return (self.guard.folder, *self._bare_initializer, self._result_queue)
 
-    def detach(self, executor: Any) -> None:
-        """Leave `executor` to itself; tasks in flight stay guarded until they are answered."""
-        with self.submit_lock(executor):
-            executor._initializer, executor._initargs = self._bare_initializer
-            del self._work_ids.put
-            for name in ("_start_executor_manager_thread", "shutdown", "_poolwarden"):
-                delattr(executor, name)
-            for name in self.birth_methods:
-                vars(executor).pop(name, None)
-        self.guard.retire()
-
-    def resume(self, executor: Any, policy: Policy) -> bool:
-        """Guard an executor again that still has tasks of ours; False if they are all answered by now."""
-        with self.submit_lock(executor):
-            if self._ended:
-                return False
-            self.guard.stay(policy)
-            for work_id, item in list(self.pending.items()):
-                if not isinstance(item, Work) and not item.future.running():
-                    self.pending[work_id] = Work(self, work_id, item, None)
-            self._hook(executor)
-        return True
-
-    def answered_all(self) -> None:
-        thread = self.thread
-        if thread is None:
-            self.finish_guarding()
-        elif threading.current_thread() is not thread:
-            # Only there nothing can be sent between the look and the end.
-            self.mail.call(self.guard.look_for_end)
-        elif not self.leaving and not any(isinstance(item, Work) for item in self.pending.values()):
-            # Behind the messages that are on their way; there will be no more.
-            self.leaving = True
-            self.mail.call(self._leave)
-            self.mail.hold()
-
-    def _leave(self) -> None:
-        """Give the manager thread back to the executor, unless that was guarded again. Manager thread."""
-        # Or the bare thread would take these ends for the executor's.
-        self.guard.wait_for_burials()
-        self.replacements.make()
-        with self.thread.shutdown_lock:
-            if self.guard.is_retiring:
-                self.manager.give_back()
-                self.finish_guarding()
-        self.leaving = False
-
     @staticmethod
     def cancel_future(future: Any) -> bool | None:
         """Stop the task of a guarded executor's future; None if no such executor knows it. Any thread."""
-        for adapter in list(_guarded):
+        for adapter in list(guarded):
             for item in list(adapter.pending.values()):
                 if isinstance(item, Work) and item.caller is future:
                     return item.stop()
@@ -270,20 +229,6 @@ class ExecutorAdapter(PoolAdapter):
         self._lock_births(thread)
         self.manager.take(thread)
 
-    def end_unused(self) -> None:
-        """End the guard of an executor that was shut down or collected, and had never started."""
-        if self.thread is None:
-            self.finish_guarding()
-
-    def finish_guarding(self) -> None:
-        """Release everything; the executor has ended, or is left to itself. Twice is no error."""
-        if not self._ended:
-            self._ended = True
-            _guarded.discard(self)
-            self.mail.close()
-            self.guard.close()
-            self.let_go()
-
     def let_go(self) -> None:
         """Drop what would keep pipes open as long as somebody keeps the executor, which has ended."""
         executor: Any = self.executor()
@@ -295,30 +240,6 @@ class ExecutorAdapter(PoolAdapter):
         self.processes_by_pid = Processes(self, {})
 
     # In the manager thread.
-
-    def unpicklable(self, error: BaseException) -> BaseException:
-        """Return what the host says of a call that cannot be pickled."""
-        return error
-
-    def is_death(self, cause: Any, *args: Any) -> bool:
-        """Return whether these arguments of ``terminate_broken`` tell of the death of a worker."""
-        return cause is None
-
-    def broken_arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the arguments for the host's ``terminate_broken`` when it is the guard that gives up."""
-        return args
-
-    def undecodable(self, error: BaseException) -> Any:
-        """Return what the host says of a result that cannot be unpickled."""
-        return format_exception(type(error), error, error.__traceback__)
-
-    def is_bad(self, result: Any) -> bool:
-        """Return whether a worker reports something that breaks the executor."""
-        return False
-
-    def bad_cause(self, result: Any) -> Any:
-        """Return what the host makes of such a report."""
-        return None
 
     def finish(self, work_id: Any, outcome: tuple[int, int, bytes]) -> None:
         """Answer a work item, as the host does for a result."""
@@ -361,14 +282,6 @@ class ExecutorAdapter(PoolAdapter):
     def processes(self) -> list[Any]:
         return list(self.processes_by_pid.values())
 
-    def with_remote_traceback(self, error: BaseException, text: str) -> BaseException:
-        error.__cause__ = self.module._RemoteTraceback(f'\n"""\n{text}"""')
-        return error
-
-    def unsendable(self, why: str, what: str, text: str, cause: BaseException | None) -> BaseException:
-        error = cause if cause is not None else pickle.PicklingError(why)
-        return self.with_remote_traceback(error, text or why)
-
     def deliver(self, ticket: Ticket, kind: int, data: bytes) -> None:
         self.mail.outcome(ticket.number, kind, data, ticket.key)
 
@@ -400,6 +313,9 @@ class ExecutorAdapter(PoolAdapter):
     def nudge(self) -> None:
         if self.replacements.are_due and self.thread is not None:
             self.mail.call(self.replacements.make)
+
+    def answered_all(self) -> None:
+        self.release.answered_all()
 
     def on_broken(self) -> None:
         self.end.refuse_more()

@@ -88,7 +88,7 @@ class ExecutorEnd:
         finally:
             self._wait_for_leavers()
             close_unfed(calls)
-            adapter.finish_guarding()
+            adapter.release.finish()
             # Once more, now that the watchdog is out of it: the one of two
             # threads that loses the race to reap takes the worker for alive,
             # and its pipes would stay open until another process is started.

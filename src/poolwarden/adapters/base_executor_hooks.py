@@ -120,7 +120,7 @@ class Shutdown(Method):
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         self.bare(*args, **kwargs)
-        self.adapter.end_unused()
+        self.adapter.release.finish_unused()
 
 
 class Refuser:

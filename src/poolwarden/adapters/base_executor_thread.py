@@ -90,7 +90,7 @@ class ManagerThread:
         """Stand in for ``wait_result_broken_or_wakeup``; never reports a broken executor for a death."""
         adapter = self._adapter
         result, broken, cause = None, False, None
-        if adapter.mail.is_held and not adapter.leaving:
+        if adapter.mail.is_held and not adapter.release.leaving:
             adapter.mail.release()
         ready = {fd for fd, _ in self._poll.poll()}
         if self._results.fileno() in ready:

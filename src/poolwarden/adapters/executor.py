@@ -48,14 +48,14 @@ class FuturesExecutor(ExecutorAdapter):
         """Return whether `obj` is an executor of this host."""
         return isinstance(obj, cls.module.ProcessPoolExecutor)
 
-    def attach(self, executor: Any) -> None:
-        super().attach(executor)
+    def hook(self, executor: Any) -> None:
+        super().hook(executor)
         if hasattr(executor, "_force_shutdown"):
             executor._force_shutdown = _ForceShutdown(self, executor, "_force_shutdown")
 
-    def detach(self, executor: Any) -> None:
+    def unhook(self, executor: Any) -> None:
         vars(executor).pop("_force_shutdown", None)
-        super().detach(executor)
+        super().unhook(executor)
 
     def may_host_start(self, owner: Any) -> bool:
         # The manager thread would replace a worker that leaves after its last

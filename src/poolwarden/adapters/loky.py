@@ -62,14 +62,17 @@ class LokyExecutor(ExecutorAdapter):
             with open(f"{self.guard.folder}/{REDUCERS_FILE}", "xb") as file:
                 file.write(self.dumper.dumps(reducers))
         super().attach(executor)
-        if hasattr(executor, "_resize"):
-            executor._resize = _Resize(self, executor, "_resize")
         # Starts workers when the executor is shut down, or gone.
         self._starter: Any = SimpleNamespace(**vars(executor))
 
-    def detach(self, executor: Any) -> None:
+    def hook(self, executor: Any) -> None:
+        super().hook(executor)
+        if hasattr(executor, "_resize"):
+            executor._resize = _Resize(self, executor, "_resize")
+
+    def unhook(self, executor: Any) -> None:
         vars(executor).pop("_resize", None)
-        super().detach(executor)
+        super().unhook(executor)
 
     def birth_arguments(self) -> tuple[Any, ...]:
         return (*super().birth_arguments(), lifeline_for(self._process_class))

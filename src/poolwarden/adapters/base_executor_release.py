@@ -1,0 +1,95 @@
+"""How a guard lets its executor go: one that was unguarded, or has ended.
+
+An executor that is unguarded goes on without the guard; what is in flight stays
+guarded until it is answered, and only then is the manager thread given back.
+Until then the executor can be guarded again, and the same guard goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from ..policy import Policy
+from .base_executor_work import Work
+
+if TYPE_CHECKING:
+    from .base_executor import ExecutorAdapter
+
+#: Adapters whose guard has not ended.
+guarded: Final[weakref.WeakSet[ExecutorAdapter]] = weakref.WeakSet()
+
+
+class Release:
+    """The end of the guard of one executor.
+
+    Attributes
+    ----------
+    leaving : bool
+        True while the manager thread is about to be given back.
+    """
+
+    def __init__(self, adapter: ExecutorAdapter) -> None:
+        self._adapter = adapter
+        self._finished = False
+        self.leaving = False
+
+    def begin(self, executor: Any) -> None:
+        """Leave `executor` to itself; tasks in flight stay guarded until they are answered."""
+        with self._adapter.submit_lock(executor):
+            self._adapter.unhook(executor)
+        self._adapter.guard.retire()
+
+    def revoke(self, executor: Any, policy: Policy) -> bool:
+        """Guard an executor again that still has tasks of ours; False if they are all answered by now."""
+        adapter = self._adapter
+        with adapter.submit_lock(executor):
+            if self._finished:
+                return False
+            adapter.guard.stay(policy)
+            for work_id, item in list(adapter.pending.items()):
+                if not isinstance(item, Work) and not item.future.running():
+                    adapter.pending[work_id] = Work(adapter, work_id, item, None)
+            adapter.hook(executor)
+        return True
+
+    def answered_all(self) -> None:
+        """As `PoolAdapter.answered_all`."""
+        adapter, thread = self._adapter, self._adapter.thread
+        if thread is None:
+            self.finish()
+        elif threading.current_thread() is not thread:
+            # Only there nothing can be sent between the look and the end.
+            adapter.mail.call(adapter.guard.look_for_end)
+        elif not self.leaving and not any(isinstance(item, Work) for item in adapter.pending.values()):
+            # Behind the messages that are on their way; there will be no more.
+            self.leaving = True
+            adapter.mail.call(self._leave)
+            adapter.mail.hold()
+
+    def _leave(self) -> None:
+        """Give the manager thread back to the executor, unless that was guarded again. Manager thread."""
+        adapter = self._adapter
+        # Or the bare thread would take these ends for the executor's.
+        adapter.guard.wait_for_burials()
+        adapter.replacements.make()
+        with adapter.thread.shutdown_lock:
+            if adapter.guard.is_retiring:
+                adapter.manager.give_back()
+                self.finish()
+        self.leaving = False
+
+    def finish_unused(self) -> None:
+        """End the guard of an executor that was shut down or collected, and had never started."""
+        if self._adapter.thread is None:
+            self.finish()
+
+    def finish(self) -> None:
+        """Release everything; the executor has ended, or is left to itself. Twice is no error."""
+        if not self._finished:
+            self._finished = True
+            guarded.discard(self._adapter)
+            self._adapter.mail.close()
+            self._adapter.guard.close()
+            self._adapter.let_go()
