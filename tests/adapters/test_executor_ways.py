@@ -7,6 +7,7 @@ import inspect
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from poolwarden import PoolBrokenError, TaskTimeoutError, WorkerLostError, guard, limits, unguard
+from poolwarden.adapters.base_executor import ExecutorAdapter
 from poolwarden.testing import deaf, hang, kill_self, only_for
 from tests.adapters.bind_executor import BindExecutor
 from tests.contract.base import ContractBase, Notes, Pools, serves
@@ -228,6 +230,29 @@ class TestRecycling(ExecutorTests):
         assert max(pids.count(pid) for pid in pids) <= 2
         assert len(set(pids)) >= 6
         assert seen == []
+
+    def test_a_worker_leaves_in_the_middle_of_guard(
+        self, recycling: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The guard is told of workers before the manager thread is hooked up, and asked that."""
+        may_go = tmp_path / "may go"
+        pool = recycling(1, 1)
+        unguard(pool)
+        task = pool.submit(HeldUntil(may_go), 3)
+        take = ExecutorAdapter.take_thread
+
+        def take_late(adapter: Any, thread: Any) -> None:
+            may_go.touch()
+            eventually(lambda: adapter.guard.deaths, "the worker's end seen")
+            # Longer than it takes to ask; nothing depends on it.
+            time.sleep(0.2)
+            take(adapter, thread)
+
+        monkeypatch.setattr(ExecutorAdapter, "take_thread", take_late)
+        within(DEADLINE, guard, pool)
+
+        assert task.result(DEADLINE) == 3
+        assert pool.submit(square, 4).result(DEADLINE) == 16
 
     def test_a_loss_beside_workers_that_leave(self, recycling: Callable[..., Any]) -> None:
         pool = recycling(2, 1)

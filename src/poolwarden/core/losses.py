@@ -30,6 +30,8 @@ _SIGCHLD = getattr(signal, "SIGCHLD", signal.SIGTERM)
 #: reaped it, or through a fork server.
 _EXIT_CODE_BOUND = 0.5
 _UNKNOWABLE_BOUND = 0.02
+#: Seconds for a host to be hooked up.
+_HOOKS_BOUND = 2.0
 #: Signals for which faulthandler writes a stack.
 _CRASHES = ("SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
 #: Phases in which a dead worker may have held a lock of the pool. Not STARTING
@@ -90,8 +92,15 @@ class Losses:
     def _has_left(self, worker: Worker, seen: Snapshot, code: int | None) -> bool:
         """Return whether a worker that never joined was told to leave: there was nothing for it to do."""
         guard = self._guard
-        told = worker.older and seen.phase == ledger.UNBORN and code == 0
-        return told and guard.adapter.may_worker_leave(code) and not guard.adapter.has_older_tasks()
+        if not (worker.older and seen.phase == ledger.UNBORN and code == 0):
+            return False
+        # The guard is told of such workers before the host is hooked up. A repair is bounded as well.
+        if not guard.births.acquire(timeout=_HOOKS_BOUND):
+            return False
+        try:
+            return guard.adapter.may_worker_leave(code) and not guard.adapter.has_older_tasks()
+        finally:
+            guard.births.release()
 
     def _lose_task(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
         guard = self._guard
