@@ -13,8 +13,10 @@ import functools
 import os
 import threading
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, Final
 
+#: Missing on Windows, where nothing here is called.
+_NOW: Final[int] = getattr(os, "WNOHANG", 1)
 #: Re-entrant: a signal handler may ask, and the end of a pool that is collected, wherever a thread stands.
 _lock = threading.RLock()
 
@@ -25,13 +27,13 @@ class _OneAtATime:
     sentinel: int
     returncode: int | None
 
-    def poll(self, flag: int = os.WNOHANG) -> Any:
+    def poll(self, flag: int = _NOW) -> Any:
         """Return the exit code, None if there is none yet; with 0 wait for it."""
-        if flag != os.WNOHANG:
+        if flag != _NOW:
             # Others may ask meanwhile.
             wait([self.sentinel])
         with _lock:
-            code = super().poll(os.WNOHANG)  # type: ignore[misc]
+            code = super().poll(_NOW)  # type: ignore[misc]
             if code is not None:
                 # If this thread has asked in the middle of asking, it has the status from there.
                 code = self.returncode = self.__dict__.setdefault("_poolwarden_code", code)
