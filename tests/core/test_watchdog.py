@@ -371,6 +371,18 @@ def test_the_thread_is_there_only_while_there_is_something_to_wait_for(owner, wa
         eventually(lambda: not threads(), "no thread")
 
 
+def test_who_forks_holds_up_nobody_else():
+    """A birth may take seconds, and the thread may not be there yet."""
+
+    def look():
+        owner = Owner()
+        with watchdog().no_thread():
+            within(DEADLINE, watchdog().schedule, owner, time.monotonic())
+            return owner.called.acquire(timeout=ENDING)
+
+    assert answer_of(look)
+
+
 def test_a_pool_may_be_collected_while_its_lock_is_held():
     """A collection comes at any moment, and ends pools in the thread that it meets."""
 

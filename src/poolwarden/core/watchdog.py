@@ -54,7 +54,7 @@ class Watchdog:
         self._sleeps_until = float("inf")
         self._thread: threading.Thread | None = None
         self._last: threading.Thread | None = None
-        self._held_back = 0
+        self._forking: list[int] = []
 
     def watch(self, fd: int, owner: Owner, token: Hashable) -> None:
         """Report to `owner` when `fd` (a pidfd or sentinel) becomes readable."""
@@ -96,17 +96,20 @@ class Watchdog:
 
     @contextlib.contextmanager
     def no_thread(self) -> Iterator[None]:
-        """Start no thread while a block forks workers.
+        """Start no thread for the calling one while it forks workers in a block.
 
         Since Python 3.12 there is a warning at each fork after the first otherwise.
+        For another one it is started: beside that a fork is warned of in any case,
+        and it cannot wait for a birth that takes seconds.
         """
+        me = threading.get_ident()
         with self._lock:
-            self._held_back += 1
+            self._forking.append(me)
         try:
             yield
         finally:
             with self._lock:
-                self._held_back -= 1
+                self._forking.remove(me)
                 if self._thread is None and (self._watched or self._deadlines):
                     self._wake()
 
@@ -129,7 +132,7 @@ class Watchdog:
         if self._thread is not None:
             self._kick()
             return
-        if self._held_back:
+        if threading.get_ident() in self._forking:
             return
         self._thread = threading.Thread(target=self._run, name="poolwarden-watchdog", daemon=True)
         self._last = self._thread
