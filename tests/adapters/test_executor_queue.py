@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from poolwarden.adapters.base_executor_queue import CallQueue, close_unfed
+from poolwarden.adapters.base_executor_queue import CallQueue
 from poolwarden.worker import envelope
 
 BOUND = 30.0
@@ -47,13 +47,19 @@ def room(calls: Any) -> int:
     return int(calls._sem._semlock._get_value())
 
 
-def test_a_guarded_call_needs_no_feeder_thread(calls: Any) -> None:
+def test_only_the_first_guarded_call_needs_the_feeder_thread(
+    calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queue = guarded(calls)
     queue.put(call(1))
-    queue.put(call(2))
+    assert calls._thread is not None, "at the end of the interpreter no thread can be started"
+    assert taken(calls, 1) == [1]
+    with monkeypatch.context() as patch:
+        patch.setattr(multiprocessing.queues.Queue, "put", None)
+        queue.put(call(2))
+        queue.put(call(3))
     assert room(calls) == ROOM - 2
-    assert taken(calls, 2) == [1, 2]
-    assert calls._thread is None
+    assert taken(calls, 2) == [2, 3]
     assert room(calls) == ROOM
 
 
@@ -79,10 +85,3 @@ def test_a_full_pipe_holds_nobody_up(calls: Any) -> None:
     assert room(calls) == ROOM - len(numbers)
     assert taken(calls, len(numbers)) == numbers
     assert room(calls) == ROOM
-
-
-def test_a_writer_without_a_feeder_thread_is_closed(calls: Any) -> None:
-    queue = guarded(calls)
-    queue.put(call(1))
-    close_unfed(calls)
-    assert calls._writer.closed

@@ -14,7 +14,6 @@ from ..core import plumbing
 from ..core.workers import Kill
 from ..worker.ledger import DONE, READY
 from .base_executor_hooks import Refuser
-from .base_executor_queue import close_unfed
 
 if TYPE_CHECKING:
     from .base_executor import ExecutorAdapter
@@ -82,12 +81,11 @@ class ExecutorEnd:
 
     def _take_down(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         adapter = self._adapter
-        thread, processes, calls = adapter.thread, adapter.processes_by_pid, adapter.queue.calls
+        thread, processes = adapter.thread, adapter.processes_by_pid
         try:
             getattr(type(thread), name)(thread, *args, **kwargs)
         finally:
             self._wait_for_leavers()
-            close_unfed(calls)
             adapter.release.finish()
             # Once more, now that the watchdog is out of it: the one of two
             # threads that loses the race to reap takes the worker for alive,

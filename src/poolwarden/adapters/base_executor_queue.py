@@ -33,12 +33,6 @@ CALL_QUEUE: Final = (
 RESULT_QUEUE: Final = ("_reader", "_writer")
 
 
-def close_unfed(calls: Any) -> None:
-    """Close what a queue's feeder thread closes when it ends, if there never was one."""
-    if calls._thread is None:
-        calls._writer.close()
-
-
 class CallQueue:
     """The way of one executor's calls to its workers.
 
@@ -68,9 +62,14 @@ class CallQueue:
 
         That spares the way through the feeder thread, and the host's pickler,
         which such a message does not need. Manager thread, inside of the gate.
+
+        The first call takes the long way, and starts the feeder thread: what
+        tells the workers to leave takes it as well, and when the interpreter
+        ends, from Python 3.12 on, no thread can be started any more.
         """
         calls = self.calls
-        if getattr(item, "fn", None) is envelope.run and not calls._closed and calls._sem.acquire(False):
+        is_ours = calls._thread is not None and getattr(item, "fn", None) is envelope.run
+        if is_ours and not calls._closed and calls._sem.acquire(False):
             if self._write_now(pickle.dumps(item)):
                 return
             calls._sem.release()
