@@ -13,6 +13,7 @@ import pytest
 
 from poolwarden.adapters.base_executor_queue import CallQueue
 from poolwarden.worker import envelope
+from tests.contract.waiting import eventually
 
 BOUND = 30.0
 ROOM = 100
@@ -54,6 +55,7 @@ def test_only_the_first_guarded_call_needs_the_feeder_thread(
     queue.put(call(1))
     assert calls._thread is not None, "at the end of the interpreter no thread can be started"
     assert taken(calls, 1) == [1]
+    eventually(lambda: not calls._wlock._semlock._is_zero(), "the feeder thread behind its write")
     with monkeypatch.context() as patch:
         patch.setattr(multiprocessing.queues.Queue, "put", None)
         queue.put(call(2))

@@ -121,6 +121,8 @@ class Shutdown(Method):
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         self.bare(*args, **kwargs)
         self.adapter.release.finish_unused()
+        # Nothing is left of a pool that has ended, no thread either.
+        watchdog().let_end()
 
 
 class Refuser:

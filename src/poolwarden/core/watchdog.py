@@ -16,6 +16,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Hashable, Iterator
 from multiprocessing.connection import Pipe, wait
 from typing import Any, Protocol
@@ -53,7 +54,8 @@ class Watchdog:
         self._kicked = False
         self._sleeps_until = float("inf")
         self._thread: threading.Thread | None = None
-        self._last: threading.Thread | None = None
+        # Weak: a test suite may count the threads that are still referred to (CPython's own does).
+        self._last: weakref.ref[threading.Thread] | None = None
         self._forking: list[int] = []
 
     def watch(self, fd: int, owner: Owner, token: Hashable) -> None:
@@ -114,11 +116,10 @@ class Watchdog:
                     self._wake()
 
     def let_end(self) -> None:
-        """Before a fork, see out a thread that is busy with the end of the last pool, `END_BOUND` at most."""
-        # No lock: the thread that forks may hold it.
-        thread, watched = self._last, list(self._watched)
-        # Beside a third thread the fork is warned of in any case.
-        if thread in (None, threading.current_thread()) or threading.active_count() != 2:
+        """See out a thread that is busy with the end of the last pool, `END_BOUND` at most."""
+        # No lock: a thread that forks may hold it.
+        thread, watched = None if self._last is None else self._last(), list(self._watched)
+        if thread is None or thread is threading.current_thread():
             return
         with contextlib.suppress(OSError):
             if len(wait(watched, 0)) == len(watched):
@@ -135,12 +136,12 @@ class Watchdog:
         if threading.get_ident() in self._forking:
             return
         self._thread = threading.Thread(target=self._run, name="poolwarden-watchdog", daemon=True)
-        self._last = self._thread
+        self._last = weakref.ref(self._thread)
         try:
             self._thread.start()
         except RuntimeError:
             # The interpreter ends, and starts no more threads (3.12); nor can it start more workers.
-            self._thread = self._last = None
+            self._thread = None
 
     def _end_if_idle(self) -> None:
         if self._thread is not None and not self._watched and not self._deadlines:
@@ -240,7 +241,8 @@ def _reset() -> None:
 
 
 def _before_fork() -> None:
-    if _instance is not None:
+    # Beside a third thread the fork is warned of in any case.
+    if _instance is not None and threading.active_count() == 2:
         _instance.let_end()
 
 
