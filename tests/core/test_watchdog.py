@@ -542,3 +542,28 @@ def test_a_fork_at_a_bad_moment_does_no_harm():
 
     with dog._lock, watchdog_module._instance_lock:
         assert answer_of(look) == [("deadline", None)]
+
+
+def test_seeing_it_out_while_it_starts_raises_nothing(owner, monkeypatch):
+    """A thread that has not begun cannot be joined; another one may ask in that moment."""
+    thread_class, errors = threading.Thread, []
+    eventually(lambda: watchdog()._thread is None, "no thread of an earlier test")
+
+    def ask():
+        try:
+            watchdog().let_end()
+        except RuntimeError as error:
+            errors.append(error)
+
+    class SlowToStart(thread_class):
+        def start(self):
+            other = thread_class(target=ask)
+            thread_class.start(other)
+            other.join(DEADLINE)
+            super().start()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Thread", SlowToStart)
+        watchdog().schedule(owner, time.monotonic())
+    assert owner.wait() == [("deadline", None)]
+    assert errors == []

@@ -136,9 +136,10 @@ class Watchdog:
         if threading.get_ident() in self._forking:
             return
         self._thread = threading.Thread(target=self._run, name="poolwarden-watchdog", daemon=True)
-        self._last = weakref.ref(self._thread)
         try:
             self._thread.start()
+            # Behind its start: others join it, without the lock.
+            self._last = weakref.ref(self._thread)
         except RuntimeError:
             # The interpreter ends, and starts no more threads (3.12); nor can it start more workers.
             self._thread = None
