@@ -355,6 +355,15 @@ def test_a_soft_timeout_that_reaches_the_top_is_a_timeout(run, member, hooked):
     assert member.soft_error is None
 
 
+def test_a_soft_timeout_below_long_paths_still_shows_the_task(run, member, hooked):
+    source = "def deep(): soft_timeout(member)\ndef task_below_long_paths(): deep()\n"
+    names = {"soft_timeout": soft_timeout, "member": member}
+    exec(compile(source, "/very" * 180 + "/long.py", "exec"), names)
+    hooked(names["task_below_long_paths"])
+    _, (text, _) = run(call_hook)
+    assert "in task_below_long_paths\n" in text
+
+
 @pytest.mark.parametrize("flags", [CHUNK, CHUNK | TIMED, CHUNK | KEEP])
 def test_a_soft_timeout_in_a_chunk_names_the_item_and_is_small(run, member, hooked, flags):
     def item(number):

@@ -43,8 +43,8 @@ KEEP: Final = 16  # every item's result is kept in a file as soon as it is there
 BATCH: Final = 32  # with CHUNK, the payload is a batch: its ``items`` are (function, args, kwds)
 ASK: Final = 64  # it may have been called off before it begins
 
-#: Characters of a traceback that certainly fit into a message.
-_TEXT_MAX: Final = 800
+#: Bytes of a traceback that fit into a message, with the item's number.
+_TEXT_MAX: Final = INLINE_MAX - 100
 _KEPT_MAX: Final = 10_000
 _kept_indices: tuple[int, ...] = ()
 _PLAIN: Final = Dumper(pickle.Pickler)
@@ -266,7 +266,9 @@ def _failed(member: Member, ticket: int, error: BaseException) -> tuple[int, byt
     text = _text(error)
     if error is member.soft_error:
         member.soft_error = None
-        return TIMEOUT, pickle.dumps((text[-_TEXT_MAX:], member.record.cells[ITEM]))
+        # Its end: where the task stood. With 800 characters a long path hid the task itself.
+        end = text.encode("utf-8", "replace")[-_TEXT_MAX:].decode("utf-8", "ignore")
+        return TIMEOUT, pickle.dumps((end, member.record.cells[ITEM]))
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     if not isinstance(error, Exception):
         return _pack(member, ticket, EXIT, (f"{name}: {_line(error)}".rstrip(": "), text))
