@@ -98,10 +98,13 @@ class _ForceShutdown(Method):
 
     def __call__(self, operation: Any) -> Any:
         guard = self.adapter.guard
-        with guard.no_burials():
-            # The host first: it refuses an operation that it does not know, and signals workers that live.
-            self.bare(operation)
+        if operation not in getattr(self.adapter.module, "_SHUTDOWN_CALLBACK_OPERATION", (operation,)):
+            return self.bare(operation)
+        # What is pending is broken and not cancelled. The manager thread ends the workers of a broken
+        # executor; it waits for births, so that the host finds them alive and signals them itself.
+        with guard.births:
             guard.break_pool(f"its workers were ended by {operation}_workers()")
+            return self.bare(operation)
 
 
 def _on_construction(wrapped: Any, executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

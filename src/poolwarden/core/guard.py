@@ -7,11 +7,10 @@ host's result thread, deaths and deadlines from the watchdog's. Names no host.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..policy import Policy
@@ -238,12 +237,6 @@ class Guard:
             self._track.close(self.tickets.issued())
         self.tickets.store.close()
         self._folder.close()
-
-    @contextlib.contextmanager
-    def no_burials(self) -> Iterator[None]:
-        """Look at no death while the block runs; it must not wait for a worker or for the watchdog."""
-        with self._watching:
-            yield
 
     # Called by the watchdog.
 
