@@ -190,7 +190,9 @@ def table(found: dict[str, Any], pythons: list[str]) -> list[str]:
                 cells = [_cell(outcome, method) for outcome in row]
                 lines.append(f"| {suite.title(version)} | {method} | {' | '.join(cells)} |")
                 for python, outcome in zip(pythons, row, strict=True):
-                    for name in (outcome or {}).get(method, (0, []))[1]:
+                    for failed in (outcome or {}).get(method, (0, []))[1]:
+                        # What it said is in the results, with paths of this machine.
+                        name = failed.partition(": ")[0]
                         failures.append(f"- {suite.title(version)} on {python}: `{name}`")
     return [*lines, *(["", *failures] if failures else [])]
 
