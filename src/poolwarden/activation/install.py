@@ -91,9 +91,10 @@ def _put_in_place(policy: Policy, adapters: dict[Host, Any]) -> dict[Host, Excep
         except Exception as error:
             problems[host] = error
     for host in _within_reach():
-        if host not in adapters:
+        module = sys.modules.get(host.imported)
+        if host not in adapters and module is not None:
             # It was imported meanwhile.
-            startup.prepare(sys.modules[host.imported], _install_late)
+            startup.prepare(module, _install_late)
     return problems
 
 
@@ -145,6 +146,7 @@ def _on_import(host: Host, module: Any) -> None:
 
 
 def _install_late() -> None:
+    """Install the hosts that are imported by now; in the constructor of a user's first pool."""
     policy = _policy
     if policy is None:
         return
