@@ -20,13 +20,14 @@ from .polling import poll_alone
 
 #: The system calls in which a pool's worker waits, by number on this machine.
 #: ``restart`` is what a call with a timeout becomes when it was stopped and
-#: goes on. Source: the kernel's unistd tables.
+#: goes on. ``poll`` is also ``ppoll``, which Python uses from 3.15 on. Source: the
+#: kernel's unistd tables.
 _CALLS = {
-    "x86_64": {0: "read", 7: "poll", 202: "futex", 219: "restart"},
+    "x86_64": {0: "read", 7: "poll", 202: "futex", 219: "restart", 271: "poll"},
     "aarch64": {63: "read", 73: "poll", 98: "futex", 128: "restart"},
     "riscv64": {63: "read", 73: "poll", 98: "futex", 128: "restart"},
-    "ppc64le": {3: "read", 167: "poll", 221: "futex", 0: "restart"},
-    "s390x": {3: "read", 168: "poll", 238: "futex", 7: "restart"},
+    "ppc64le": {3: "read", 167: "poll", 221: "futex", 0: "restart", 281: "poll"},
+    "s390x": {3: "read", 168: "poll", 238: "futex", 7: "restart", 302: "poll"},
 }.get(platform.machine(), {})
 # Source: linux/futex.h (FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_CMD_MASK).
 _FUTEX_COMMAND = 0x7F
