@@ -105,7 +105,7 @@ class OneAfterAnother(ProgramBase):
 
     def test_nobody_is_told_of_anything(self, run: Callable[..., Program]) -> None:
         # Neither of forks beside a thread, by Python, nor of workers that left, by us.
-        # In 3.12 `Thread.join` returns before the system's thread has ended, and bare pools are warned of as well.
+        # In 3.12 `Thread.join` returns before the system's thread has ended: bare pools are warned of, too.
         kinds = "ignore" if sys.version_info[:2] == (3, 12) else "always"
         program = run("one_after_another", prefix=["env", f"PYTHONWARNINGS={kinds}::DeprecationWarning"])
 
