@@ -121,6 +121,6 @@ def test_tickets_are_sent_again_oldest_first_and_count_as_unsent(gate):
     tickets = [ticket(number) for number in (5, 3, 4)]
     gate.send_again(iter(tickets))
     gate.send_again([ticket(1)])
-    assert [gate.next_again().number for _ in range(4)] == [3, 4, 5, 1]
+    assert [gate.next_again().number for _ in range(4)] == [1, 3, 4, 5]
     assert gate.next_again() is None
     assert not any(ticket.sent for ticket in tickets)

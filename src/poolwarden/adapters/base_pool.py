@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import pickle
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final
@@ -44,6 +45,8 @@ _ATTRIBUTES: Final = (
     "_task_handler", "_worker_handler", "_result_handler", "_processes", "_map_async", "_check_running",
 )  # fmt: skip
 _QUEUE_ATTRIBUTES: Final = ("_reader", "_writer", "_rlock")
+#: Seconds for the result thread to come to what is to be done behind the answers on their way.
+BEHIND_BOUND: Final = 0.1
 #: Seconds for the worker handler to end once it has nothing left to do.
 HANDLER_BOUND: Final = 0.1
 #: Seconds from the first call of older workers to join to the second; each pause is twice the one before.
@@ -300,11 +303,17 @@ class BasePool(PoolAdapter):
         return self.drain(self.is_quiet)
 
     def call_behind(self, action: Callable[[], None]) -> None:
+        done = threading.Event()
+
         def both() -> None:
             action()
             self.older_tasks.after_repair()
+            done.set()
 
         self.post((Barrier(self.quiet_cache, both).job, 0, None))
+        # The gate is shut: new tasks would fill the pipe before those that are sent again, and with
+        # one death after another the oldest waited for ever.
+        done.wait(BEHIND_BOUND)
 
     def drain(self, finished: Callable[[], bool]) -> set[int]:
         """Empty the task pipe until `finished` says that nobody writes; return the tickets in it."""

@@ -9,8 +9,9 @@ The lock is one of this process's threads; no worker ever holds it.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
-from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,15 @@ class Gate:
 
     Attributes
     ----------
-    again : deque of Ticket
-        Tickets that go before new ones.
+    again : list
+        Tickets that go before new ones, as a heap: the oldest of all goes first.
+        Behind those that another repair has put there, it waited as long as
+        workers were killed.
     """
 
     def __init__(self) -> None:
-        self.again: deque[Ticket] = deque()
+        self.again: list[tuple[int, int, Ticket]] = []
+        self._order = itertools.count()
         self._inside = threading.Lock()
         self._shut = False
         self._opened = threading.Event()
@@ -74,13 +78,14 @@ class Gate:
 
     def send_again(self, tickets: Iterable[Ticket]) -> None:
         """Put tickets before new ones, oldest first. Any thread."""
-        for ticket in sorted(tickets, key=lambda ticket: ticket.number):
+        for ticket in tickets:
             ticket.sent = False
-            self.again.append(ticket)
+            # In C, comparing integers only: no other thread comes between.
+            heapq.heappush(self.again, (ticket.number, next(self._order), ticket))
 
     def next_again(self) -> Ticket | None:
         """Return the next ticket to be sent again, None if there is none."""
         try:
-            return self.again.popleft()
+            return heapq.heappop(self.again)[-1]
         except IndexError:
             return None
