@@ -175,7 +175,10 @@ class RandomDeaths(ContractBase):
         stop = threading.Event()
 
         def kill_now_and_then() -> None:
-            while not stop.wait(choose.uniform(0.01, 0.1)):
+            # Not for ever: on a busy machine workers are killed faster than they start.
+            for _ in range(150):
+                if stop.wait(choose.uniform(0.01, 0.1)):
+                    return
                 pids = host.worker_pids(pool)
                 if pids:
                     kill_if_there(choose.choice(pids))
