@@ -15,6 +15,9 @@ arguments, ignores them, and does what its name says **when it is called**.
 Faults are real: `segfault` is one, `kill_self` kills the process that calls it.
 Call them in worker processes only. Nothing of the rest of poolwarden is needed
 or imported. Made for Linux and macOS, tried out on Linux.
+
+One long module, since it is imported by its name: what users call comes first,
+what their workers run below it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ import weakref
 import pytest
 
 from poolwarden.core import tickets as tickets_module
-from poolwarden.core.tickets import SLOTS, VERDICT, Tickets, caller_site, name_of
+from poolwarden.core.naming import caller_site, name_of
+from poolwarden.core.tickets import SLOTS, VERDICT, Tickets
 from poolwarden.core.verdicts import pool_broken, task_timeout, worker_lost
 from poolwarden.policy import Policy, limits
 from poolwarden.records import WorkerExit

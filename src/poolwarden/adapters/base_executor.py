@@ -10,6 +10,9 @@ Seams, all on the instance, so that they reach an executor that is in use:
 ``_work_ids.put`` sees every task; ``_processes`` every birth;
 ``wait_result_broken_or_wakeup`` of the manager thread is replaced; the
 initializer is exchanged for `worker.member.birth`.
+
+The adapter itself answers to `PoolAdapter` and to what hosts override, in one
+place; what takes more than a few lines is in ``base_executor_*.py``.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Final
 
 from ..core.guard import Guard
+from ..core.naming import caller_site
 from ..core.repair import repair
 from ..core.seams import Seam, attributes_of, check_attributes
-from ..core.tickets import Ticket, caller_site
+from ..core.tickets import Ticket
 from ..core.workers import Snapshot, Worker
 from ..errors import ConfigurationError
 from ..policy import Policy

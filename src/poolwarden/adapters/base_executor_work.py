@@ -15,7 +15,8 @@ from concurrent.futures._base import PENDING
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from ..core.tickets import VERDICT, Ticket, name_of
+from ..core.naming import name_of
+from ..core.tickets import VERDICT, Ticket
 from ..worker import envelope
 from .base_batch import Batch
 

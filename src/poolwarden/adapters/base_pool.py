@@ -7,6 +7,10 @@ into messages; the result thread calls ``_set`` of the object in
 ``pool._cache``; workers are started by ``Pool._repopulate_pool_static``, looked
 up at call time; the pool ends by the `Finalize` object ``pool._terminate``,
 whichever way it ends. The pool's class is left alone.
+
+The adapter itself answers to the three contracts (`PoolAdapter`, the repair's
+`HostQueue`, what hosts override), in one place; what takes more than a few
+lines is in ``base_pool_*.py``.
 """
 
 from __future__ import annotations

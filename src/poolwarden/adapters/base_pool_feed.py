@@ -23,7 +23,8 @@ from concurrent.futures import CancelledError
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from ..core.tickets import Ticket, caller_site
+from ..core.naming import caller_site
+from ..core.tickets import Ticket
 from ..worker import envelope
 from .base_batch import Batch
 from .base_pool_results import take_over

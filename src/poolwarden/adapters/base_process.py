@@ -14,9 +14,9 @@ from typing import Any, ClassVar, cast
 from ..core import verdicts
 from ..core.diagnosis import Evidence, diagnose
 from ..core.handles import Handle
+from ..core.naming import name_of
 from ..core.oom import OomWatch
 from ..core.seams import Seam, attributes_of
-from ..core.tickets import name_of
 from ..core.watchdog import watchdog
 from ..errors import ConfigurationError, PoolWardenError
 from ..policy import Policy

@@ -15,7 +15,7 @@ import weakref
 from concurrent.futures import Future, wait
 from typing import Any, ClassVar, Final
 
-from ..core.tickets import caller_site
+from ..core.naming import caller_site
 from ..policy import Policy
 from .base_batch import Batch
 from .base_executor import ExecutorAdapter

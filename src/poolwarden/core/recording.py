@@ -16,7 +16,7 @@ from ..records import TaskInfo
 from ..report import open_track
 from ..report.track import Running
 from ..worker.ledger import RUNNING
-from .tickets import name_of
+from .naming import name_of
 from .watchdog import watchdog
 
 if TYPE_CHECKING:

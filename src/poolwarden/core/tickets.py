@@ -3,7 +3,8 @@
 Covers what is known of each task, and the rule that it is answered once.
 Runs in the parent: tickets are issued in the thread that feeds the host's
 queue, declared lost in the watchdog's thread, and settled in the host's result
-thread. Taking a ticket out of the table is what decides who answers.
+thread. Taking a ticket out of the table is what decides who answers: so the two
+are in one module, though that makes a long one.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import TaskTimeoutError, WorkerLostError
-from ..limited import Limited
 from ..policy import Policy, overrides_of
 from ..records import TaskInfo
 from ..worker import envelope, payload
 from ..worker.frames import read_frames
+from .naming import name_of
 from .outcome import decode
 
 if TYPE_CHECKING:
@@ -337,21 +337,3 @@ def _kept(func: Any) -> Any:
     alive that the bare pool has let go.
     """
     return func if type(func) is FunctionType else name_of(func)
-
-
-def name_of(func: Any) -> str:
-    """Return a function's qualified name with its module, looking through wrappers."""
-    if isinstance(func, str):
-        return func
-    while isinstance(func, (partial, Limited)):
-        func = func.func if isinstance(func, partial) else func.__wrapped__
-    name = getattr(func, "__qualname__", None) or type(func).__qualname__
-    module = getattr(func, "__module__", None) or type(func).__module__
-    return f"{module}.{name}"
-
-
-def caller_site(own_files: tuple[str, ...], frame: Any) -> tuple[str, int] | None:
-    """Return file and line of the first frame outside the host's and our own code."""
-    while frame is not None and frame.f_code.co_filename.endswith(own_files):
-        frame = frame.f_back
-    return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)

@@ -9,6 +9,9 @@ messages that cannot fail.
 The outcome is stored in the worker's record before the phase says DONE and
 before the host sends anything: a finished task survives the death of its
 worker, and nothing has to run twice.
+
+One module, though long: each that a worker imports costs every spawned one 0.1
+to 0.2 ms.
 """
 
 from __future__ import annotations
