@@ -33,6 +33,8 @@ from tests.contract.waiting import DEADLINE, ENDING, all_gone, eventually, withi
 
 loky = pytest.importorskip("loky")
 
+VERSION = tuple(int(part) for part in loky.__version__.split(".")[:2])
+
 # loky's own words for a worker that leaves while tasks wait, as some do here.
 LEAVING = pytest.mark.filterwarnings("ignore:A worker (was restarted|stopped) .*:UserWarning")
 
@@ -109,6 +111,14 @@ class TestLoky(PoolContract):
         assert str(guarded) == str(without)
         assert type(guarded.__cause__) is type(without.__cause__)
         assert "cannot pickle" in str(guarded.__cause__)
+
+    @pytest.mark.parametrize("guarded", [True, False], ids=["guarded-inside", "bare-inside"])
+    def test_a_nested_pool_works(  # type: ignore[override]
+        self, host: BindLoky, make_pool: Pools, tmp_path: Path, guarded: bool
+    ) -> None:
+        if not guarded and VERSION < (3, 5) and sys.version_info >= (3, 14):
+            pytest.skip("two bare executors of loky 3.4, one in the other, hang on Python 3.14: EBADF")
+        PoolContract.test_a_nested_pool_works(self, host, make_pool, tmp_path, guarded)
 
     def test_an_argument_that_cannot_be_pickled_in_every_way(
         self, host: BindLoky, make_pool: Pools, way: Way
