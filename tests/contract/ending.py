@@ -18,7 +18,7 @@ from poolwarden.testing import deaf, die, hang, hold_gil, kill_self, on_unpickle
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.binding import PoolBinding, Way
 from tests.contract.leaks import files
-from tests.contract.tasks import Noted, raise_two_arguments, same, square
+from tests.contract.tasks import Noted, never_leave, raise_two_arguments, same, square
 from tests.contract.waiting import ENDING, all_gone, eventually, within
 
 UNCLOSED = pytest.mark.filterwarnings("ignore:unclosed running.*pool:ResourceWarning")
@@ -128,6 +128,15 @@ class PoolEnds(ContractBase):
         os.kill(pids[0], signal.SIGSTOP)
 
         within(ENDING, host.terminate, pool)
+
+        all_gone(pids)
+
+    def test_the_pool_ends_though_a_worker_cannot_leave(self, host: PoolBinding, make_pool: Pools) -> None:
+        pool = make_pool(usable_after=False)
+        pids = host.worker_pids(pool)
+        assert host.result(host.submit(pool, never_leave)) in pids
+
+        within(ENDING, host.close, pool)
 
         all_gone(pids)
 

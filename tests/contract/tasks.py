@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +43,24 @@ def take(seconds: float) -> float:
     """Take that long and return it: work, not a wait for something."""
     time.sleep(seconds)
     return seconds
+
+
+class NeverFlushes:
+    """A stream as a fork leaves it that comes while another thread writes: its lock is taken for ever."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire()
+
+
+def never_leave() -> int:
+    """Have this worker stand still in its exit, where it flushes its streams."""
+    sys.stdout = NeverFlushes()
+    return os.getpid()
 
 
 def append_line(path: str, line: str) -> None:

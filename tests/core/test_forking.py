@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import threading
 
 import pytest
 
 from poolwarden.core import forking
-from poolwarden.core.forking import no_fork
+from poolwarden.core.forking import no_fork, no_telling
 from tests.contract.waiting import DEADLINE, eventually, state_of, within
 from tests.worker.processes import answer_of, exit_code_of
 
@@ -39,13 +41,15 @@ class Telling(threading.Thread):
 class Forking(threading.Thread):
     """Somebody who forks."""
 
-    def __init__(self):
+    def __init__(self, around=None):
         super().__init__(daemon=True)
+        self.around = around or contextlib.nullcontext()
         self.code = None
         self.start()
 
     def run(self):
-        self.code = exit_code_of(int)
+        with self.around:
+            self.code = exit_code_of(int)
 
     def is_waiting(self):
         eventually(lambda: state_of(self.native_id) == "S", "the thread asleep")
@@ -65,6 +69,25 @@ def test_a_fork_waits_until_nobody_is_telling(monkeypatch):
     assert fork.is_waiting()
     second.end()
     fork.end()
+
+
+def test_who_waits_before_the_hosts_flush_forks_when_nobody_writes(monkeypatch):
+    """A worker that is forked while another thread writes cannot flush at its exit."""
+    monkeypatch.setattr(forking, "FORK_BOUND", DEADLINE)
+    text = b"x" * (1 << 20)
+    reader, writer = os.pipe()
+    with open(reader, "rb") as end, open(writer, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        telling = Telling()
+        fork = Forking(no_telling())
+        eventually(fork.is_waiting, "the fork waiting")
+        writing = threading.Thread(target=stream.buffer.write, args=(text,), daemon=True)
+        writing.start()
+        eventually(lambda: not select.select([], [writer], [], 0)[1], "a full pipe")
+        telling.end()
+        assert within(DEADLINE, end.read, len(text)) == text
+        fork.end()
+        monkeypatch.undo()
 
 
 def test_a_callback_that_blocks_does_not_hold_up_forks_for_ever():

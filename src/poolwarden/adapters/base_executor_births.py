@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from ..core.forking import no_telling
 from ..core.workers import Worker
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Replacements:
     def _replace(self, executor: Any, gone: Worker) -> None:
         adapter, guard = self._adapter, self._adapter.guard
         try:
-            with guard.births:
+            with guard.births, no_telling():
                 # The host may have started some itself meanwhile.
                 wanted = adapter.wanted_workers(executor) if gone.left else adapter.max_workers(executor)
                 if len(adapter.processes_by_pid) < wanted:

@@ -11,7 +11,7 @@ import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing
-from ..core.workers import Kill
+from ..core.workers import Kill, Worker
 from ..worker.ledger import DONE, READY
 from .base_executor_hooks import Refuser
 
@@ -35,6 +35,7 @@ class ExecutorEnd:
 
     def __init__(self, adapter: ExecutorAdapter) -> None:
         self._adapter = adapter
+        self._stuck: set[Worker] = set()
         self.joining = False
 
     def join_internals(self, *args: Any, **kwargs: Any) -> None:
@@ -108,9 +109,11 @@ class ExecutorEnd:
         """End workers that were told to leave and do not.
 
         What told them may have been lost with a dead one, or in a repair. Those
-        that still start, or that run exit handlers, are left alone.
+        that still start, or that run exit handlers, are left alone while they
+        are not stuck.
         """
         guard = self._adapter.guard
+        self._stuck = plumbing.end_stuck(guard.live_workers(), self._stuck)
         for worker in guard.live_workers():
             if worker.snapshot().phase in (READY, DONE) or worker.is_unknown():
                 worker.killed = worker.killed or Kill("repair")

@@ -11,6 +11,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from ..core.forking import no_telling
 from ..core.watchdog import watchdog
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Starter(Method):
             module._ExecutorManagerThread = make
             try:
                 # Some versions start all workers here, one after the other.
-                with watchdog().no_thread():
+                with watchdog().no_thread(), no_telling():
                     self.bare()
             finally:
                 module._ExecutorManagerThread = thread_class

@@ -30,7 +30,7 @@ from ..core.mailbox import Mailbox
 from ..core.repair import repair
 from ..core.seams import Seam, attributes_of, check, check_attributes
 from ..core.tickets import Ticket
-from ..core.workers import Worker
+from ..core.workers import Snapshot, Worker
 from ..errors import ConfigurationError
 from ..policy import Policy
 from . import base_pool_chunks
@@ -271,6 +271,10 @@ class BasePool(PoolAdapter):
 
     def has_older_tasks(self) -> bool:
         return bool(self.older_tasks.unanswered())
+
+    def buried(self, worker: Worker, seen: Snapshot) -> None:
+        if self.worker_handler._state != self.module.RUN:
+            self.end.see_workers_out()
 
     def nudge(self) -> None:
         # A grandchild may hold the sentinel open that the pool waits for.

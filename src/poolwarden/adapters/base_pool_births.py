@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from ..core.forking import no_telling
 from ..core.seams import Patch
 from ..policy import Policy
 from ..worker.member import birth
@@ -79,7 +80,8 @@ class Births:
             initargs = (guard.folder, arguments["initializer"], arguments["initargs"])
             before = {id(process) for process in self.workers}
             try:
-                start(**{**arguments, "initializer": birth, "initargs": initargs})
+                with no_telling():
+                    start(**{**arguments, "initializer": birth, "initargs": initargs})
                 self._failures = 0
             except Exception as error:
                 # In the worker handler's thread: it would end, and nobody

@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing, verdicts
+from ..core.workers import Worker
 from .base_pool_results import Barrier, fail_result
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class PoolEnd:
         self._bare = self._finalizer._callback
         self._finalizer._callback = self._terminate
         self._once = threading.Lock()
+        self._stuck: set[Worker] = set()
+        self._seeing_out = False
 
     def retire(self) -> None:
         """Let go of a pool that needs no guard any more; several threads may get here."""
@@ -52,6 +55,18 @@ class PoolEnd:
         plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), TERM_BOUND)
         for worker in workers:
             worker.send(signal.SIGKILL)
+
+    def see_workers_out(self) -> None:
+        """From now on, end workers that will never leave, of a pool that is closed. Watchdog's thread."""
+        if not self._seeing_out:
+            self._seeing_out = True
+            self._adapter.guard.call_later(TERM_BOUND, self._end_stuck_workers)
+
+    def _end_stuck_workers(self) -> None:
+        guard = self._adapter.guard
+        if not self._adapter.worker_handler.is_alive():
+            self._stuck = plumbing.end_stuck(guard.live_workers(), self._stuck)
+        guard.call_later(TERM_BOUND, self._end_stuck_workers)
 
     def _terminate(self, *args: Any) -> None:
         try:

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from ..worker.ledger import READY, RUNNING
+from ..worker.ledger import READY, RUNNING, STARTING
 from .workers import Kill, Worker
 
 #: Seconds for a process to stop, or to end, after the signal was sent. It takes
@@ -144,6 +144,39 @@ def end_workers(workers: Iterable[Worker], bound: float) -> None:
     wait_until(lambda: all(worker.has_ended() for worker in workers), SIGNAL_BOUND)
     for worker in workers:
         worker.settle_exit_code(None)
+
+
+def end_stuck(workers: Iterable[Worker], before: set[Worker]) -> set[Worker]:
+    """Kill workers that a fork has left with a lock of this process's threads, at their birth or exit.
+
+    Such a worker waits for ever, and the pool's end for it. It is outside of
+    user code, and waits for a lock in its only thread; one that does so now may
+    have to for a moment, so it is killed at the second look.
+
+    Parameters
+    ----------
+    workers : iterable of Worker
+        Live workers of a pool that has told them to leave.
+    before : set of Worker
+        What the look before has returned.
+
+    Returns
+    -------
+    set of Worker
+        Those that wait so now, and were not killed.
+    """
+    stuck = {
+        worker
+        for worker in workers
+        if worker.snapshot().phase not in (STARTING, RUNNING)
+        and not worker.is_unknown()
+        and worker.system_call()[0] == "futex"
+        and worker.has_one_thread()
+    }
+    for worker in stuck & before:
+        worker.killed = worker.killed or Kill("repair")
+        worker.send(signal.SIGKILL)
+    return stuck - before
 
 
 def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
