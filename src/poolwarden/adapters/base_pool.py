@@ -176,12 +176,13 @@ class BasePool(PoolAdapter):
         self.bare_queue = pool._taskqueue
         self.task_writer = pool._inqueue._writer
         self.older_tasks = OlderTasks(self)
+        # Before the guard knows of a worker: one of a closed pool may have ended already.
+        self.end = PoolEnd(self, pool)
         older = self.births.begin()
         self.line = TaskQueue(self, self.bare_queue)
         pool._taskqueue = self.line
         base_pool_chunks.hook(pool)
         pool._poolwarden = self
-        self.end = PoolEnd(self, pool)
         self.older_tasks.forget_waiting(self.line.adopt_waiting())
         if older:
             self._call_roll(ROLL_PAUSE)
