@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import multiprocessing
 import os
 import signal
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +25,7 @@ from poolwarden.adapters.base_executor import ExecutorAdapter
 from poolwarden.testing import deaf, hang, kill_self, only_for
 from tests.adapters.bind_executor import BindExecutor
 from tests.contract.base import ContractBase, Notes, Pools, serves
-from tests.contract.tasks import HeldUntil, Noted, pid_of_worker, square
+from tests.contract.tasks import HeldUntil, Noted, pid_of_worker, same, square
 from tests.contract.waiting import DEADLINE, ENDING, all_gone, eventually, within
 
 RECYCLES = "max_tasks_per_child" in inspect.signature(ProcessPoolExecutor).parameters
@@ -155,6 +158,28 @@ class TestShutdown(ExecutorTests):
             pool._force_shutdown("stop")
 
         assert pool.submit(square, 3).result(DEADLINE) == 9
+
+
+class TestUnpicklable(ExecutorTests):
+    """A call that cannot be sent."""
+
+    def test_its_error_says_where_and_leaves_nothing_to_the_collector(
+        self, host: BindExecutor, make_pool: Pools
+    ) -> None:
+        pool = make_pool(usable_after=False)
+        thread = weakref.ref(pool._executor_manager_thread)
+        gc.collect()
+        gc.disable()
+        try:
+            error = pool.submit(same, threading.Lock()).exception(DEADLINE)
+            host.close(pool)
+
+            assert type(error) is TypeError
+            assert "cannot pickle" in str(error.__cause__)
+            del error
+            eventually(lambda: thread() is None, "the manager thread freed")
+        finally:
+            gc.enable()
 
 
 class TestMap(ExecutorTests):

@@ -35,7 +35,11 @@ class ExecutorErrors(PoolAdapter):
 
     def unpicklable(self, error: BaseException) -> BaseException:
         """Return what the host says of a call that cannot be pickled."""
-        return error
+        text = "".join(format_exception(type(error), error, error.__traceback__))
+        # Its frames lead to the manager thread's, which hold the future that will hold the error: all
+        # would live, with the executor's pipes, until a collection.
+        error.__traceback__ = None
+        return self.with_remote_traceback(error, text)
 
     def is_death(self, cause: Any, *args: Any) -> bool:
         """Return whether these arguments of ``terminate_broken`` tell of the death of a worker."""
