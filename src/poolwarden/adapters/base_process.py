@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 
 from ..core import verdicts
 from ..core.diagnosis import Evidence, diagnose
+from ..core.forking import no_telling
 from ..core.handles import Handle
 from ..core.naming import name_of
 from ..core.oom import OomWatch
@@ -132,7 +133,8 @@ def _guarded_class(process_class: Any) -> Any:
         guard = self.__dict__.pop("_poolwarden")
         self.__class__ = process_class
         try:
-            process_class.start(self)
+            with no_telling():
+                process_class.start(self)
         finally:
             self.__class__ = guarded
             self._poolwarden = guard
