@@ -131,8 +131,11 @@ class PoolEnds(ContractBase):
 
         all_gone(pids)
 
-    def test_the_pool_ends_though_a_worker_cannot_leave(self, host: PoolBinding, make_pool: Pools) -> None:
-        pool = make_pool(usable_after=False)
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_the_pool_ends_though_a_worker_cannot_leave(
+        self, host: PoolBinding, make_pool: Pools, workers: int
+    ) -> None:
+        pool = make_pool(workers, usable_after=False)
         pids = host.worker_pids(pool)
         assert host.result(host.submit(pool, never_leave)) in pids
 

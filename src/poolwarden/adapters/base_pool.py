@@ -30,7 +30,7 @@ from ..core.mailbox import Mailbox
 from ..core.repair import repair
 from ..core.seams import Seam, attributes_of, check, check_attributes
 from ..core.tickets import Ticket
-from ..core.workers import Snapshot, Worker
+from ..core.workers import Worker
 from ..errors import ConfigurationError
 from ..policy import Policy
 from . import base_pool_chunks
@@ -180,12 +180,16 @@ class BasePool(PoolAdapter):
         self.end = PoolEnd(self, pool)
         older = self.births.begin()
         self.line = TaskQueue(self, self.bare_queue)
-        pool._taskqueue = self.line
-        base_pool_chunks.hook(pool)
-        pool._poolwarden = self
+        self._hook(pool)
         self.older_tasks.forget_waiting(self.line.adopt_waiting())
         if older:
             self._call_roll(ROLL_PAUSE)
+
+    def _hook(self, pool: Any) -> None:
+        pool._taskqueue = self.line
+        base_pool_chunks.hook(pool)
+        self.end.hook(pool)
+        pool._poolwarden = self
 
     def _call_roll(self, pause: float) -> None:
         """Let workers that are older than the guard join it; again, while some still start or are busy."""
@@ -198,6 +202,7 @@ class BasePool(PoolAdapter):
         """Leave `pool` to itself; tasks in flight stay guarded until they are answered."""
         pool._taskqueue = self.bare_queue
         base_pool_chunks.unhook(pool)
+        self.end.unhook(pool)
         del pool._poolwarden
         pool._poolwarden_leaving = self
         self.guard.retire()
@@ -206,9 +211,7 @@ class BasePool(PoolAdapter):
         """Guard a pool again that was unguarded a moment ago; False if its guard has ended."""
         if not self.guard.stay(policy):
             return False
-        pool._taskqueue = self.line
-        base_pool_chunks.hook(pool)
-        pool._poolwarden = self
+        self._hook(pool)
         del pool._poolwarden_leaving
         return True
 
@@ -272,10 +275,6 @@ class BasePool(PoolAdapter):
 
     def has_older_tasks(self) -> bool:
         return bool(self.older_tasks.unanswered())
-
-    def buried(self, worker: Worker, seen: Snapshot) -> None:
-        if self.worker_handler._state != self.module.RUN:
-            self.end.see_workers_out()
 
     def nudge(self) -> None:
         # A grandchild may hold the sentinel open that the pool waits for.

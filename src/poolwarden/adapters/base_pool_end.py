@@ -8,9 +8,11 @@ bounded, and nobody is left without an answer.
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing, verdicts
@@ -56,8 +58,24 @@ class PoolEnd:
         for worker in workers:
             worker.send(signal.SIGKILL)
 
-    def see_workers_out(self) -> None:
-        """From now on, end workers that will never leave, of a pool that is closed. Watchdog's thread."""
+    def hook(self, pool: Any) -> None:
+        """Have ``pool.close`` see to it that the workers leave."""
+        pool.close = functools.partial(self._close, weakref.ref(pool))
+        if pool._state == self._adapter.module.CLOSE:
+            self._see_workers_out()
+
+    @staticmethod
+    def unhook(pool: Any) -> None:
+        """Leave `pool` its own way to close."""
+        del pool.close
+
+    def _close(self, ref: weakref.ref[Any]) -> None:
+        pool: Any = ref()
+        type(pool).close(pool)
+        if not self._adapter.guard.closed:
+            self._see_workers_out()
+
+    def _see_workers_out(self) -> None:
         if not self._seeing_out:
             self._seeing_out = True
             self._adapter.guard.call_later(TERM_BOUND, self._end_stuck_workers)
