@@ -31,7 +31,7 @@ REPAIR_BOUND: Final = 2.0
 
 
 class PoolEnd:
-    """Stands in for ``Pool._terminate_pool`` of one pool."""
+    """Stands in for ``Pool._terminate_pool`` and ``Pool.close`` of one pool."""
 
     def __init__(self, adapter: BasePool, pool: Any) -> None:
         self._adapter = adapter
