@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from poolwarden import TaskTimeoutError, WorkerLostError, guard
+from poolwarden.core.watchdog import Watchdog
 from poolwarden.testing import Fault, abort, deaf, die, fail, hang, hold_gil, kill_self, segfault
 from tests.contract.base import Notes
 from tests.contract.tasks import Both, HeldUntil, Noted, no_dump, square
@@ -126,8 +127,20 @@ def test_one_that_is_done_in_time_is_left_alone(start: Any) -> None:
     assert within(DEADLINE, process.join) is None
 
 
-def test_no_thread_waits_for_the_time_of_one_that_has_ended(start: Any) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_no_thread_waits_for_the_time_of_one_that_has_ended(
+    start: Any, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
     """Each fork waited a tenth of a second for that thread to end, until the time was over."""
+    schedule = Watchdog.schedule
+
+    def slowly(watchdog: Watchdog, owner: Any, when: float) -> None:
+        eventually(lambda: owner._handle.has_ended(), "the end of the process")
+        eventually(lambda: watchdog._thread is None, "nothing that is watched any more")
+        schedule(watchdog, owner, when)
+
+    if late:
+        monkeypatch.setattr(Watchdog, "schedule", slowly)
     process = start(square, 3, timeout=1000)
 
     def names() -> set[str]:

@@ -83,8 +83,9 @@ class ProcessAdapter:
         """Begin to count the time: `process` has just been started, or is guarded late."""
         self._handle = Handle(process)
         if self.policy.timeout is not None:
-            watchdog().watch(self._handle.fd, self, None)
+            # The deadline first: the end, which may be seen at once, drops both.
             watchdog().schedule(self, time.monotonic() + self.policy.timeout)
+            watchdog().watch(self._handle.fd, self, None)
 
     def on_deadline(self) -> None:
         """Kill the process: it has had its time. Watchdog's thread."""
