@@ -44,16 +44,28 @@ class ManagerMail:
 
     def call(self, action: Callable[[], None]) -> None:
         """Have the manager thread call `action`, behind what is on its way to it."""
+        self._post(self._message(action))
+
+    def call_last(self, action: Callable[[], None]) -> None:
+        """As `call`, and hold back what is posted from now on; what was posted arrives before."""
+        message = self._message(action)
+        # In one step: what another thread posted in between arrived after the manager thread was
+        # given back, which died of it.
+        with self._posting:
+            self._held = self._held or []
+            self._mailbox.post(message)
+
+    def _message(self, action: Callable[[], None]) -> bytes:
         number = next(self._numbers)
         self._actions[number] = action
-        self._post(pickle.dumps((MAIL, number, 0, b"", None)))
+        return pickle.dumps((MAIL, number, 0, b"", None))
 
     def _post(self, message: bytes) -> None:
         with self._posting:
             if self._held is not None:
                 self._held.append(message)
-                return
-        self._mailbox.post(message)
+            else:
+                self._mailbox.post(message)
 
     def release(self) -> None:
         """Post what was held back, and hold nothing back any more."""
@@ -61,11 +73,6 @@ class ManagerMail:
             for message in self._held or ():
                 self._mailbox.post(message)
             self._held = None
-
-    def hold(self) -> None:
-        """Hold messages back from now on; those that were posted arrive."""
-        with self._posting:
-            self._held = []
 
     @property
     def is_held(self) -> bool:

@@ -65,17 +65,21 @@ class Release:
         elif not self.leaving and not any(isinstance(item, Work) for item in adapter.pending.values()):
             # Behind the messages that are on their way; there will be no more.
             self.leaving = True
-            adapter.mail.call(self._leave)
-            adapter.mail.hold()
+            adapter.mail.call_last(self._leave)
 
     def _leave(self) -> None:
         """Give the manager thread back to the executor, unless that was guarded again. Manager thread."""
-        adapter = self._adapter
+        adapter, guard = self._adapter, self._adapter.guard
         # Or the bare thread would take these ends for the executor's.
-        adapter.guard.wait_for_burials()
+        guard.wait_for_burials()
+        is_behind = not guard.closed and any(worker.has_ended() for worker in guard.live_workers())
         adapter.replacements.make()
         with adapter.thread.shutdown_lock:
-            if adapter.guard.is_retiring:
+            if guard.is_retiring and is_behind:
+                # The watchdog has answered for one that it has not handed over yet.
+                adapter.mail.call_last(self._leave)
+                return
+            if guard.is_retiring:
                 adapter.manager.give_back()
                 self.finish()
         self.leaving = False
