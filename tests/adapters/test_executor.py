@@ -30,6 +30,8 @@ from poolwarden import (
     unguard,
     uninstall,
 )
+from poolwarden.adapters.base_executor import ExecutorAdapter
+from poolwarden.adapters.base_executor_release import Release
 from poolwarden.testing import deaf, die, hang, hold_gil, kill_self
 from tests.adapters.bind_executor import BindElsewhere, BindExecutor
 from tests.contract.base import ContractBase, Notes, Pools, serves
@@ -249,6 +251,33 @@ class TestUnguard(ExecutorTests):
 
         assert [future.result(DEADLINE) for future in held] == [0, 1]
         assert list(queued) == [n * n for n in range(10)]
+        with pytest.raises(WorkerLostError):
+            lost.result(DEADLINE)
+        assert bare.submit(square, 3).result(DEADLINE) == 9
+
+    def test_it_is_given_back_only_when_the_dead_are_replaced(
+        self, host: BindExecutor, bare: ProcessPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The task of one is answered before: the bare executor took that death for its own end."""
+        monkeypatch.setattr("poolwarden.core.guard.BURIAL_BOUND", 0)
+        was_about_to = threading.Event()
+        leave, buried = Release._leave, ExecutorAdapter.buried
+
+        def leave_and_tell(release: Release) -> None:
+            leave(release)
+            was_about_to.set()
+
+        def buried_late(adapter: ExecutorAdapter, *args: Any) -> None:
+            was_about_to.wait(DEADLINE)
+            buried(adapter, *args)
+
+        guard(bare)
+        serves(host, bare)
+        monkeypatch.setattr(Release, "_leave", leave_and_tell)
+        monkeypatch.setattr(ExecutorAdapter, "buried", buried_late)
+        lost = bare.submit(kill_self())
+        unguard(bare)
+
         with pytest.raises(WorkerLostError):
             lost.result(DEADLINE)
         assert bare.submit(square, 3).result(DEADLINE) == 9
