@@ -257,6 +257,20 @@ def wait_in_thread():
     threading.Event().wait(DEADLINE)
 
 
+def test_a_signal_that_is_blocked_is_seen_as_while_it_is_handled(started):
+    def work():
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        wait_for_ever()
+
+    _, handle = started(work)
+    # A fork blocks all of them for a moment.
+    eventually(lambda: not handle.handles_signal(signal.SIGUSR2), "one that is not blocked")
+    eventually(lambda: handle.handles_signal(signal.SIGUSR1), "one that is blocked, as in a handler")
+    ended, gone = started(int)
+    ended.join(DEADLINE)
+    assert not gone.handles_signal(signal.SIGUSR1)
+
+
 def test_a_read_is_told_with_its_descriptor(started):
     reader, writer = FORK.Pipe(duplex=False)
     _, handle = started(reader.recv_bytes)

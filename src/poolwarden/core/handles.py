@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import select
 import signal
 import struct
@@ -33,6 +34,7 @@ _CALLS = {
 _FUTEX_COMMAND = 0x7F
 _FUTEX_WAITS = (0, 9)
 _FUTEX_TIMED_WAIT = 9
+_SIGNAL_MASKS = re.compile(r"^(?:SigPnd|ShdPnd|SigBlk):\s*(\w+)$", re.MULTILINE)
 # Source: poll(2), struct pollfd.
 _POLLED = struct.Struct("=ihh")
 
@@ -99,6 +101,21 @@ class Handle:
             return len(os.listdir(f"/proc/{self.pid}/task")) == 1
         except OSError:
             return False
+
+    def handles_signal(self, number: int) -> bool:
+        """Return whether a signal waits for this process, or is being handled by one of its threads.
+
+        While a handler of `faulthandler` runs, its signal is blocked.
+        """
+        masks: list[str] = []
+        # Threads may end meanwhile, and the process.
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{self.pid}/task"):
+                with contextlib.suppress(OSError):
+                    path = f"/proc/{self.pid}/task/{thread}/status"
+                    with open(path, encoding="ascii", errors="replace") as file:
+                        masks += _SIGNAL_MASKS.findall(file.read())
+        return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
     def system_call(self) -> tuple[str, int]:
         """Return the name and first argument of the system call the main thread is in.
