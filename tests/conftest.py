@@ -43,6 +43,9 @@ MARKERS = (
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background of a script; the programs that are sent Ctrl-C would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.platform == "linux":
         leaks.adopt_orphans()
 
