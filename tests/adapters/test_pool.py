@@ -452,6 +452,14 @@ class TestCallbacks(PoolTests):
         assert done.wait(DEADLINE)
         assert more[0].get(DEADLINE) == 16
 
+    def test_who_keeps_close_keeps_the_pool(self, host: BindPool) -> None:
+        close = host.make_pool().close
+        gc.collect()
+
+        close()
+        assert close.__self__._state == "CLOSE"
+        within(ENDING, close.__self__.join)
+
     def test_on_event_may_use_the_pool(self, make_pool: Pools) -> None:
         more: list[Any] = []
         done = threading.Event()

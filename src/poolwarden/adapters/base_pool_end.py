@@ -8,11 +8,9 @@ bounded, and nobody is left without an answer.
 
 from __future__ import annotations
 
-import functools
 import logging
 import signal
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing, verdicts
@@ -31,7 +29,7 @@ REPAIR_BOUND: Final = 2.0
 
 
 class PoolEnd:
-    """Stands in for ``Pool._terminate_pool`` and ``Pool.close`` of one pool."""
+    """Stands in for ``Pool._terminate_pool`` of one pool, and looks after one that is closed."""
 
     def __init__(self, adapter: BasePool, pool: Any) -> None:
         self._adapter = adapter
@@ -59,26 +57,23 @@ class PoolEnd:
             worker.send(signal.SIGKILL)
 
     def hook(self, pool: Any) -> None:
-        """Have ``pool.close`` see to it that the workers leave."""
-        pool.close = functools.partial(self._close, weakref.ref(pool))
-        if pool._state == self._adapter.module.CLOSE:
-            self._see_workers_out()
+        """See to it that the workers leave once `pool` is closed, or if it is already."""
+        # Not ``close`` itself: whoever keeps the bound method keeps the pool.
+        pool._change_notifier = _Notifier(pool._change_notifier, self)
+        self.see_workers_out()
 
     @staticmethod
     def unhook(pool: Any) -> None:
-        """Leave `pool` its own way to close."""
-        del pool.close
+        """Leave `pool` to itself when it is closed."""
+        pool._change_notifier = pool._change_notifier.bare
 
-    def _close(self, ref: weakref.ref[Any]) -> None:
-        pool: Any = ref()
-        type(pool).close(pool)
-        if not self._adapter.guard.closed:
-            self._see_workers_out()
-
-    def _see_workers_out(self) -> None:
-        if not self._seeing_out:
+    def see_workers_out(self) -> None:
+        """End workers that will never leave, from now on, if the pool is closed. Any thread."""
+        adapter = self._adapter
+        is_closed = adapter.worker_handler._state != adapter.module.RUN
+        if is_closed and not self._seeing_out and not adapter.guard.closed:
             self._seeing_out = True
-            self._adapter.guard.call_later(TERM_BOUND, self._end_stuck_workers)
+            adapter.guard.call_later(TERM_BOUND, self._end_stuck_workers)
 
     def _end_stuck_workers(self) -> None:
         guard = self._adapter.guard
@@ -137,3 +132,16 @@ class PoolEnd:
                 continue
             info = next((ticket.info() for ticket in open_tickets if ticket.key[0] == result._job), None)
             fail_result(result, verdicts.pool_broken("it was terminated before the task ended", task=info))
+
+
+class _Notifier:
+    """Stands in for ``pool._change_notifier``, by which ``close`` wakes the worker handler."""
+
+    def __init__(self, bare: Any, end: PoolEnd) -> None:
+        self.bare = bare
+        self._end = end
+
+    def put(self, item: Any) -> None:
+        """As the host's."""
+        self.bare.put(item)
+        self._end.see_workers_out()
