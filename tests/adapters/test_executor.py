@@ -31,6 +31,7 @@ from poolwarden import (
     uninstall,
 )
 from poolwarden.adapters.base_executor import ExecutorAdapter
+from poolwarden.adapters.base_executor_mail import ManagerMail
 from poolwarden.adapters.base_executor_release import Release
 from poolwarden.testing import deaf, die, hang, hold_gil, kill_self
 from tests.adapters.bind_executor import BindElsewhere, BindExecutor
@@ -254,6 +255,31 @@ class TestUnguard(ExecutorTests):
         with pytest.raises(WorkerLostError):
             lost.result(DEADLINE)
         assert bare.submit(square, 3).result(DEADLINE) == 9
+
+    def test_nothing_is_posted_behind_the_last_message(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It reached the manager thread when that was the executor's again, and ended it."""
+        reader, writer = multiprocessing.Pipe(duplex=False)
+        mail = ManagerMail(None, writer)  # type: ignore[arg-type]
+        mail.release()
+        posted: list[bytes] = []
+        meanwhile = threading.Thread(target=mail.call, args=(int,))
+
+        def post(message: bytes) -> None:
+            posted.append(message)
+            if len(posted) == 1:
+                meanwhile.start()
+                # It comes no further than the lock.
+                meanwhile.join(0.2)
+
+        monkeypatch.setattr(mail._mailbox, "post", post)
+        mail.call_last(int)
+        meanwhile.join(DEADLINE)
+
+        assert len(posted) == 1
+        assert mail.is_held
+        mail.close()
+        reader.close()
+        writer.close()
 
     def test_it_is_given_back_only_when_the_dead_are_replaced(
         self, host: BindExecutor, bare: ProcessPoolExecutor, monkeypatch: pytest.MonkeyPatch
