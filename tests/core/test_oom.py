@@ -69,6 +69,26 @@ class Machine:
         text = V1_COUNTER if self.version == 1 else V2_COUNTER
         self.write(self.counter_file(cgroup), text.format(count=count))
 
+    def count_local(self, cgroup, count):
+        self.write(f"{self.counter_file(cgroup)}.local", V2_COUNTER.format(count=count))
+
+    def namespace(self, name):
+        link = self.root / "proc/self/ns/pid"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(name)
+
+    def log(self, *victims):
+        """Write the kernel's log; each victim's line is as real ones are."""
+        kinds = ("Memory cgroup out of memory", "Out of memory", "Out of memory (oom_kill_allocating_task)")
+        lines = [
+            "6,1,5,-;idle-reclaim (81): drop_caches: 1",
+            "12,2,6,-;Out of memory: Killed process 1 (forged)",
+        ]
+        for number, pid in enumerate(victims):
+            lines.append(f"3,{number},9,-;{kinds[number % 3]}: Killed process {pid} (python) total-vm:1kB")
+        self.write("dev/kmsg", "".join(f"{line}\n" for line in lines))
+
     def machine_count(self, count):
         self.write("proc/vmstat", VMSTAT.format(count=count))
 
@@ -200,6 +220,7 @@ def test_v2_finds_where_the_worker_went_after_birth(v2):
     watch.note(7)
     v2.dies(7, "/late")
     v2.count("/late", 2)
+    v2.machine_count(10)
     assert watch.moved(7) == (
         "likely: memory cgroup /late: oom_kill 0 → 2 (not looked at before, so counted from 0)"
     )
@@ -320,17 +341,132 @@ def test_the_root_cgroup_of_v2_has_no_counter(tmp_path):
     assert watch.moved(7) == "likely: this machine's oom_kill 0 → 1, no memory cgroup to read"
 
 
-@pytest.mark.parametrize("age", [1, oom.RECENT + 1])
-def test_v1_takes_a_fresh_kill_on_the_machine_for_a_worker_that_moved(v1, age):
-    v1.process(7, "/app")
-    watch = v1.watch()
-    watch.note(7)
-    v1.dies(7, "/app")
-    v1.machine_count(10)
-    v1.clock.now += age
-    fresh = "likely: this machine's oom_kill 9 → 10, though the worker's memory cgroup /app had none"
-    assert watch.moved(7) == (fresh if age < oom.RECENT else None)
+@pytest.mark.parametrize("known", [True, False], ids=["noted", "never noted"])
+@pytest.mark.parametrize("reaped", [False, True], ids=["exited", "waited for"])
+def test_a_kill_elsewhere_on_the_machine_is_not_the_workers(machine, reaped, known):
+    watch = machine.watch()
+    if known:
+        watch.note(7)
+    machine.dies(7, "/app")
+    if reaped:
+        machine.waited_for(7)
+    machine.machine_count(10)
     assert watch.moved(7) is None
+
+
+@pytest.mark.parametrize("below", ["/app/other", "/app/w/other"])
+def test_v2_does_not_take_a_kill_below_its_cgroup_for_its_own(v2, below):
+    v2.process(7, "/app/w")
+    for cgroup in ("/app", "/app/w", below):
+        v2.count(cgroup, 0)
+        v2.count_local(cgroup, 0)
+    watch = v2.watch()
+    watch.note(7)
+    v2.dies(7, "/app/w")
+    for cgroup in {"/app", "/app/w", below} if "w" in below.split("/") else {"/app", below}:
+        v2.count(cgroup, 1)
+    v2.count_local(below, 1)
+    v2.machine_count(10)
+    assert watch.moved(7) is None
+    v2.count_local("/app/w", 1)
+    assert watch.moved(7) == "memory cgroup /app/w: oom_kill 0 → 1"
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_v2_old_kills_of_the_cgroup_a_worker_went_to_are_not_its_own(v2, moved):
+    v2.process(7, "/app")
+    watch = v2.watch()
+    watch.note(7)
+    v2.dies(7, "/late")
+    v2.count("/late", 2)
+    if moved:
+        v2.machine_count(10)
+    assert (watch.moved(7) is not None) == moved
+
+
+def test_a_kill_that_may_be_long_ago_is_only_likely(machine):
+    watch = machine.watch()
+    watch.note(7)
+    machine.clock.now += oom.RECENT + 1
+    machine.count("/app", 4)
+    machine.machine_count(10)
+    assert watch.moved(7) == "likely: memory cgroup /app: oom_kill 3 → 4 (last looked at 61 s before)"
+
+
+class TestKernelLog:
+    """What the log says goes before the counters; only the machine's own pids mean anything there."""
+
+    @pytest.fixture(autouse=True)
+    def _in_the_first_namespace(self, machine):
+        machine.count("/app", 3)
+        machine.namespace("pid:[4026531836]")
+
+    def test_names_a_worker_that_has_left_its_cgroup(self, v1):
+        watch = v1.watch()
+        watch.note(7)
+        v1.dies(7, "/app")
+        v1.machine_count(10)
+        v1.log(7)
+        assert (
+            watch.moved(7) == "likely: this machine's oom_kill 9 → 10, and the kernel's log names the worker"
+        )
+        assert watch.moved(8) is None
+
+    def test_names_somebody_else_of_the_same_cgroup(self, machine):
+        watch = machine.watch()
+        watch.note(7)
+        machine.dies(7, "/app")
+        machine.count("/app", 4)
+        machine.machine_count(10)
+        machine.log(3, 4, 77)
+        assert watch.moved(7) is None
+
+    def test_each_of_several_is_found_in_any_order(self, machine):
+        watch = machine.watch()
+        for pid in (7, 8):
+            watch.note(pid)
+            machine.dies(pid, "/app")
+        machine.count("/app", 5)
+        machine.machine_count(11)
+        machine.log(7, 8)
+        assert watch.moved(8) == "memory cgroup /app: oom_kill 3 → 5"
+        assert watch.moved(7) == "memory cgroup /app: oom_kill 4 → 5"
+
+    def test_earlier_victims_with_the_same_pid_do_not_count(self, machine):
+        watch = machine.watch()
+        watch.note(7)
+        machine.dies(7, "/app")
+        machine.machine_count(10)
+        machine.log(7, 55)
+        assert watch.moved(7) is None
+
+    @pytest.mark.parametrize("odd", ["missing", "namespace", "short", "forged"])
+    def test_without_a_log_that_can_be_trusted_the_counters_count(self, machine, odd):
+        watch = machine.watch()
+        watch.note(7)
+        machine.dies(7, "/app")
+        machine.count("/app", 4)
+        machine.machine_count(10)
+        if odd == "namespace":
+            machine.log(99)
+            machine.namespace("pid:[4026532999]")
+        elif odd == "short":
+            machine.log()
+        elif odd == "forged":
+            machine.write("dev/kmsg", "12,1,5,-;Out of memory: Killed process 99 (x)\n")
+        assert watch.moved(7) == "memory cgroup /app: oom_kill 3 → 4"
+
+    def test_decides_where_there_is_no_cgroup(self, tmp_path):
+        machine = Machine(tmp_path / "m", 2, mounts="23 1 254:0 / / rw - ext4 /dev/root rw\n")
+        machine.namespace("pid:[4026531836]")
+        machine.machine_count(9)
+        watch = machine.watch()
+        machine.machine_count(10)
+        machine.log(99)
+        assert watch.moved(7) is None
+        assert (
+            watch.moved(99) == "likely: this machine's oom_kill 9 → 10, and the kernel's log names the worker"
+        )
 
 
 def test_v2_knows_that_a_kill_on_the_machine_was_elsewhere(v2):

@@ -12,6 +12,7 @@ import pytest
 
 from poolwarden.core.cgroup import MemoryCgroups
 from poolwarden.core.diagnosis import Evidence, diagnose
+from poolwarden.core.kernellog import KernelLog
 from poolwarden.core.oom import OomWatch
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cgroups are Linux's")
@@ -44,6 +45,20 @@ class Cgroup:
             self.directory.mkdir()
         except OSError as error:
             pytest.skip(f"a memory cgroup cannot be made here: {error}")
+
+    @classmethod
+    def below(cls, above, name):
+        """Return a cgroup without a limit below another one."""
+        made = cls.__new__(cls)
+        made.directory, made.path = above.directory / name, f"{above.path}/{name}"
+        made.version = above.version
+        if made.version == 2:
+            try:
+                (above.directory / "cgroup.subtree_control").write_text("+memory")
+            except OSError as error:
+                pytest.skip(f"a memory cgroup cannot have others below it here: {error}")
+        made.directory.mkdir()
+        return made
 
     def limit(self):
         limit, swap = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
@@ -129,6 +144,8 @@ def test_a_worker_put_there_after_its_birth_is_likely(cgroup, greedy):
     watch.note(greedy.pid)
     cgroup.add(greedy.pid)
     let_it_die(greedy)
+    if cgroup.version == 1 and KernelLog().names(greedy.pid, 1) is None:
+        pytest.skip("version 1 does not tell where it was, and the kernel's log cannot be read here")
 
     said = watch.moved(greedy.pid)
 
@@ -145,7 +162,5 @@ def test_a_plain_sigkill_moves_no_counter_of_its_cgroup(cgroup, greedy):
     assert greedy.stdout.read() == ""
     greedy.wait(DEADLINE)
 
-    # Another process of this machine may run out of memory meanwhile; that is never more than likely.
-    said = watch.moved(greedy.pid) or ""
-    assert said == "" or said.startswith("likely: ")
-    assert f"memory cgroup {cgroup.path}:" not in said
+    # Though another process of this machine may run out of memory meanwhile.
+    assert watch.moved(greedy.pid) is None

@@ -68,7 +68,9 @@ class MemoryCgroups:
         """Return the counters that count deaths in cgroup `path`, nearest first.
 
         One on version 1; on version 2 those of its ancestors too, as far up as
-        they are mounted. They need not exist.
+        they are mounted, which count what is below them. The cgroup's own
+        counts its own processes alone, where the kernel has such a file (5.2
+        and later). They need not exist.
         """
         cgroup = PurePosixPath(path)
         if not self.version or ".." in cgroup.parts:  # outside of our cgroup namespace
@@ -78,7 +80,12 @@ class MemoryCgroups:
         # it, the top of what is mounted is the nearest counter there is.
         below = cgroup.relative_to(self._top) if cgroup.is_relative_to(self._top) else PurePosixPath()
         levels = [below, *below.parents] if self.version == 2 else [below]
-        return [Counter(str(self._top / level), self._mounted / level / name) for level in levels]
+        found = [Counter(str(self._top / level), self._mounted / level / name) for level in levels]
+        own = found[0].file.with_name("memory.events.local")
+        # Not for a worker that was elsewhere: it was counted below.
+        if self.version == 2 and found[0].cgroup == path and os.path.exists(own):
+            found[0] = found[0]._replace(file=own)
+        return found
 
     def exited(self, pid: int) -> bool:
         """Return whether `pid` has exited and was not yet waited for."""

@@ -1,19 +1,26 @@
 """Whether the kernel ran out of memory and killed a worker for it.
 
 Covers the counters of out-of-memory kills that Linux keeps: a memory cgroup's
-(``oom_kill`` in ``memory.oom_control`` of version 1, in ``memory.events`` of
-version 2) and the machine's (in ``/proc/vmstat``). Does not read the kernel's
-log, and does not know of killers in user space (systemd-oomd, earlyoom).
-Elsewhere than on Linux it knows nothing. The parent process, any thread.
+(``oom_kill`` in ``memory.oom_control`` of version 1, in ``memory.events.local``
+of version 2) and the machine's (in ``/proc/vmstat``), and the kernel's log
+where it can be read (`kernellog`). Does not know of killers in user space
+(systemd-oomd, earlyoom). Elsewhere than on Linux it knows nothing. The parent
+process, any thread.
 
 The kernel raises the counters before it sends SIGKILL (``__oom_kill_process``
-in mm/oom_kill.c), so whoever has seen the death sees the count. Version 1
-counts in the cgroup of the process alone, version 2 in its ancestors too
-(``memcg_memory_event`` in memcontrol.h).
+in mm/oom_kill.c), so whoever has seen the death sees the count. It counts each
+victim in the victim's own cgroup, whoever's limit was reached
+(``memcg_memory_event`` in memcontrol.h). So a counter of the worker's own that
+stood still means that it was not killed for memory, whatever the machine's
+counter says: that one counts other programs too. Only a worker that has gone
+to another cgroup since its birth may have been counted elsewhere. Version 2
+tells where a process was until it is waited for; version 1 does not, and there
+only the kernel's log can say so.
 
 A counter does not say which process died. Each death that is explained uses up
 one kill, so two workers killed in one moment are both explained, and a kill
-that no worker used up is forgotten after `LEFTOVER` seconds.
+that no worker used up is forgotten after `LEFTOVER` seconds. Where the log
+names the victims, it has the last word.
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ from pathlib import Path
 from typing import Final
 
 from .cgroup import MemoryCgroups, read
+from .kernellog import KernelLog
 
 __all__ = ["OomWatch"]
 
@@ -33,8 +41,8 @@ LEFTOVER: Final = 5.0
 """Seconds in which a kill that was counted still explains a death."""
 
 RECENT: Final = 60.0
-"""Seconds since the last look at the machine's counter in which a kill on it
-is not taken for a coincidence, though the worker's cgroup counted none."""
+"""Seconds since the last look at a counter in which a kill that it shows is
+taken for the worker's; if the last look is longer ago, it is only likely."""
 
 _OOM_KILL: Final = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
@@ -57,6 +65,7 @@ class OomWatch:
 
     def __init__(self, root: str = "/", *, clock: Callable[[], float] = time.monotonic) -> None:
         self._cgroups = MemoryCgroups(root)
+        self._log = KernelLog(root)
         self._clock = clock
         self._lock = threading.Lock()
         self._births: dict[int, str] = {}
@@ -95,20 +104,22 @@ class OomWatch:
         -------
         str or None
             ``"memory cgroup /x: oom_kill 3 → 4"``. It starts with "likely"
-            when the counter is not the worker's own, when it was never looked
-            at before, or when it is only the machine's. None: no counter moved.
+            when the counter is not the worker's own, was not looked at for
+            long, or is only the machine's. None: the worker's own counter, or
+            if it has none the machine's, stood still; or the kernel's log
+            names other victims.
         """
         with self._lock:
             # Version 2 alone knows where a dead process was. If it was waited for, its pid may be
             # another's by now, so it counts only while it has exited and nobody has waited for it.
             asked = self._cgroups.version == 2 and self._cgroups.exited(pid)
-            path = self._cgroups.path_of(pid) if asked else None
-            at_birth = self._births.get(pid) or self._ours
-            counts = self._look(path or at_birth, known=False)
+            path = (self._cgroups.path_of(pid) if asked else None) or self._births.get(pid) or self._ours
+            counts = self._look(path, known=False)
             machine = self._look_at(self._vmstat, "", known=True)
-            text = _cgroup_text(path or at_birth, counts)
-            if text is None and machine is not None and not (counts and path):
-                text = _machine_text(machine, at_birth if counts else None)
+            named = None
+            if machine is not None and machine.moved:
+                named = self._log.names(pid, machine.fresh)
+            text = None if named is False else _text(path, counts, machine, named is True)
             if text is not None:
                 for count in (*counts, *([machine] if machine else [])):
                     count.used = min(count.used + 1, count.seen)
@@ -143,11 +154,19 @@ class OomWatch:
 
 
 class _Count:
-    """One counter: how far it has been seen, and how much of that is used up."""
+    """One counter: how far it has been seen, and how much of that is used up.
+
+    Attributes
+    ----------
+    gap : float
+        Seconds between the last two looks.
+    known : bool
+        Whether its value at the beginning was looked at, or is taken for 0.
+    """
 
     def __init__(self, cgroup: str, start: int, now: float, known: bool) -> None:
         self.cgroup = cgroup
-        self.used = self.seen = start
+        self.used = self.seen = self._let_go = start
         self.seen_at = self.looked_at = now
         self.gap = 0.0
         self.known = known
@@ -155,45 +174,49 @@ class _Count:
     def look(self, value: int, now: float) -> None:
         """Take in the value of now, and let go of kills nobody used up."""
         if now - self.seen_at > LEFTOVER:
-            self.used = self.seen
+            self.used = self._let_go = self.seen
             self.known = True
         if value < self.seen:  # the cgroup was removed and made again
-            self.used = self.seen = 0
+            self.used = self.seen = self._let_go = 0
         if value > self.seen:
             self.seen, self.seen_at = value, now
-        self.gap, self.looked_at = now - self.looked_at, now
+            self.gap = now - self.looked_at
+        self.looked_at = now
 
     @property
     def moved(self) -> bool:
         return self.seen > self.used
 
+    @property
+    def fresh(self) -> int:
+        """How many kills were not let go of yet, used up or not."""
+        return self.seen - self._let_go
+
     def __str__(self) -> str:
         return f"oom_kill {self.used} → {self.seen}"
 
 
-def _cgroup_text(path: str | None, counts: list[_Count]) -> str | None:
-    """Return what the nearest counter says; those above it count others too."""
-    if not counts or not counts[0].moved:
+def _text(path: str | None, counts: list[_Count], machine: _Count | None, named: bool) -> str | None:
+    """Return the evidence for an out-of-memory kill, None if there is none."""
+    if counts and counts[0].moved:
+        return _cgroup_text(path, counts[0], machine, named)
+    if machine is None or not machine.moved:
         return None
-    nearest = counts[0]
+    if named:
+        return f"likely: this machine's {machine}, and the kernel's log names the worker"
+    # Else the worker's own counter, or that of the nearest cgroup above it, would have moved.
+    return None if counts else f"likely: this machine's {machine}, no memory cgroup to read"
+
+
+def _cgroup_text(path: str | None, nearest: _Count, machine: _Count | None, named: bool) -> str | None:
+    """Return what the nearest counter says; those above it count others too."""
     text = f"memory cgroup {nearest.cgroup}: {nearest}"
     if nearest.cgroup != path:
         return f"likely: {text} (the worker was in {path}, which cannot be read)"
     if not nearest.known:
+        if machine is not None and not machine.moved:
+            return None  # they are older than the worker: nobody was killed since
         return f"likely: {text} (not looked at before, so counted from 0)"
+    if nearest.gap > RECENT and not named:
+        return f"likely: {text} (last looked at {nearest.gap:.0f} s before)"
     return text
-
-
-def _machine_text(machine: _Count, at_birth: str | None) -> str | None:
-    """Return what the machine's counter says, if that is more than chance.
-
-    `at_birth` is the cgroup that counted nothing; the worker may have left it.
-    """
-    if not machine.moved:
-        return None
-    if at_birth is None:
-        return f"likely: this machine's {machine}, no memory cgroup to read"
-    if machine.gap > RECENT:
-        machine.used = machine.seen
-        return None
-    return f"likely: this machine's {machine}, though the worker's memory cgroup {at_birth} had none"
