@@ -19,15 +19,16 @@ ROOT = Path(poolwarden.__file__).parent
 BELOW: dict[str, set[str]] = {
     "__init__": {"on_import"},
     "on_import": set(),
-    "options": set(),
+    "plaintext": set(),
+    "options": {"plaintext"},
     "records": set(),
-    "errors": {"records"},
+    "errors": {"records", "plaintext"},
     "limited": set(),
     "testing": set(),
     "policy": {"errors", "records", "limited", "options"},
     "worker": {"errors", "records", "limited"},
-    "report": {"errors", "records", "__init__"},
-    "core": {"worker", "policy", "report", "errors", "records", "limited"},
+    "report": {"errors", "records", "__init__", "plaintext"},
+    "core": {"worker", "policy", "report", "errors", "records", "limited", "plaintext"},
 }
 BELOW["adapters"] = BELOW["core"] | {"core"}
 BELOW["activation"] = BELOW["adapters"] | {"adapters", "on_import", "options"}

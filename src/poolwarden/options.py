@@ -1,12 +1,14 @@
 """The options by name: which values are valid, and how `POOLWARDEN` spells them.
 
-Pure text and numbers. Imports nothing but `sys`, since it is read in every
+Pure text and numbers. Imports next to nothing, since it is read in every
 interpreter that starts with the variable set.
 """
 
 from __future__ import annotations
 
 import sys
+
+from .plaintext import shortened, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +33,29 @@ PARSERS: Final[dict[str, Callable[[str], Any]]] = {
 def problem(name: str, value: object) -> str | None:
     """Return what is wrong with the value of an option, naming the valid ones; None if it is valid."""
     valid, is_valid = _VALID[name]
-    return None if is_valid(value) else f"{name} must be {valid}, not {value!r}."
+    if is_valid(usual(value)):
+        return None
+    largest = f"; the largest is {sys.maxsize}" if name == "retries" and _is_number(value) else ""
+    return f"{name} must be {valid}, not {shown(value)}{largest}."
+
+
+def usual(value: Any) -> Any:
+    """Return a number of another kind, such as one of numpy's, as an int or float; else `value` itself.
+
+    It is kept, and travels to workers: they need not import what it is of.
+    """
+    if type(value) in (int, float, bool, str, type(None)):
+        return value
+    try:
+        if not isinstance(value, (int, float)):
+            from numbers import Integral, Real
+
+            if not isinstance(value, Real):
+                return value
+            return int(value) if isinstance(value, Integral) else float(value)
+        return int(value) if isinstance(value, int) else float(value)
+    except Exception:  # a fraction too large for a float, or an odd class
+        return value
 
 
 def read(text: str) -> dict[str, Any] | None:
@@ -70,14 +94,14 @@ def spell(options: dict[str, Any]) -> str:
 
 def _unreadable(text: str) -> ValueError:
     return ValueError(
-        f"POOLWARDEN={text!r} cannot be read. Valid are 1 or on, 0 or off, or options such as "
+        f"POOLWARDEN={shortened(repr(text))} cannot be read. Valid are 1 or on, 0 or off, or options such as "
         f"timeout=30,retries=1; the options are {', '.join(PARSERS)}."
     )
 
 
 def _is_number(value: object) -> bool:
     """Return whether `value` is an int or float; True and False are not meant."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) in (int, float)
 
 
 def _is_timeout(value: Any) -> bool:
@@ -90,7 +114,8 @@ def _is_grace(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    # One with more digits than Python prints could not even be shown.
+    return type(value) is int and 0 <= value <= sys.maxsize
 
 
 _TIMEOUT: Final = "None or a finite number of seconds above 0", _is_timeout

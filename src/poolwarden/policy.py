@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from .errors import ConfigurationError
 from .limited import Limited
-from .options import problem, read
+from .options import problem, read, usual
 from .records import Event
 
 __all__ = ["Policy", "limits", "overrides_of"]
@@ -76,8 +76,10 @@ class Policy:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if (why := problem(name, getattr(self, name))) is not None:
+            value = getattr(self, name)
+            if (why := problem(name, value)) is not None:
                 raise ConfigurationError(why)
+            object.__setattr__(self, name, usual(value))
 
     def merged(self, **overrides: Any) -> Policy:
         """Return this policy with some options replaced, checked again.
@@ -153,8 +155,8 @@ def limits(
         raise TypeError(f"limits() needs a callable, not {type(func).__name__}")
     given: dict[str, Any] = {"timeout": timeout, "grace": grace, "retries": retries}
     overrides = {name: value for name, value in given.items() if value is not _NOT_GIVEN}
-    Policy(**overrides)
-    return Limited(func, overrides)
+    checked = Policy(**overrides)
+    return Limited(func, {name: getattr(checked, name) for name in overrides})
 
 
 def overrides_of(func: object) -> dict[str, Any]:

@@ -209,6 +209,23 @@ def test_a_place_that_cannot_be_written_costs_one_line(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"file", "program.py"}
 
 
+def test_a_planted_link_is_not_followed(tmp_path):
+    """Neither under a name that the unfinished file might have, nor under the report's own."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    program = """
+    report.start(sys.argv[1])
+    for name in (f"r.json.{os.getpid()}.new", "r.json.new", "r.json"):
+        os.symlink("victim", name)
+    lose()
+    """
+    ran = run(program, tmp_path / "r.json")
+    assert ran.returncode == 0, ran.stderr
+    assert victim.read_text() == "precious"
+    check(json.loads((tmp_path / "r.json").read_text()))
+    assert not (tmp_path / "r.json").is_symlink()
+
+
 def test_other_processes_write_beside_it_or_nothing(tmp_path):
     """A subprocess and a fork that lose something write their own file, a worker with a pool does not."""
     program = """

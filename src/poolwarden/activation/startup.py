@@ -16,6 +16,7 @@ from _thread import RLock
 
 from ..on_import import when_imported
 from ..options import read
+from ..plaintext import SHOWN_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,8 +61,11 @@ def start() -> None:
     try:
         _options = read(text)
     except ValueError as error:
-        if os.environ.get(_COMPLAINED) != text:
-            os.environ[_COMPLAINED] = text
+        # Not all of it: a text that just fits would not fit under this longer name, and then no program
+        # could be started any more.
+        told = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]} {len(text)}"
+        if os.environ.get(_COMPLAINED) != told:
+            os.environ[_COMPLAINED] = told
             _complain(error)
     if _options is not None and not _awaiting:
         _awaiting = True

@@ -9,6 +9,7 @@ program without pools would not import.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import sys
@@ -16,6 +17,8 @@ import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
+
+from ..plaintext import shown, visible
 
 if TYPE_CHECKING:
     from ..records import Event
@@ -37,6 +40,8 @@ STACK_MAX: Final = 10_000
 STACKS_MAX: Final = 4_000_000
 #: Pools that get lanes.
 POOLS_MAX: Final = 200
+#: Bytes of a path. Source: PATH_MAX in linux/limits.h; less elsewhere.
+_PATH_MAX: Final = 4096
 #: Of `multiprocessing.util`: behind the ends of pools (15 and less), and of their folders (-100).
 _LAST: Final = -1000
 
@@ -115,7 +120,8 @@ class Recorder:
             _replace(self.path, self._text())
         except Exception as error:
             self._finished = True
-            print(f"poolwarden: no report could be written to {self.path}: {error}", file=sys.stderr)
+            why = f"poolwarden: no report could be written to {self.path}: {error}"
+            print(visible(why), file=sys.stderr)
 
     def _text(self) -> str:
         from . import document
@@ -157,9 +163,14 @@ def start(path: str, *, always: bool = False) -> None:
         from ..errors import ConfigurationError
 
         raise ConfigurationError(
-            f"a report's name must end in {' or '.join(SUFFIXES)}, not {os.path.basename(path)!r}"
+            f"a report's name must end in {' or '.join(SUFFIXES)}, not {shown(os.path.basename(path))}"
         )
     path = os.path.abspath(path)
+    if len(os.fsencode(path)) > _PATH_MAX:
+        # No file has such a name; and kept in two variables it would leave no room to start programs.
+        from ..errors import ConfigurationError
+
+        raise ConfigurationError(f"a report's path may have {_PATH_MAX} bytes, not {len(os.fsencode(path))}")
     owner, _, owned = os.environ.get(OWNER, "").partition(":")
     if owned == path and owner != str(os.getpid()):
         path, always = _beside(path), False
@@ -199,7 +210,7 @@ def _start_as_asked(path: str) -> None:
     try:
         start(path)
     except ValueError as error:
-        print(f"poolwarden: {_VARIABLE}: {error}", file=sys.stderr)
+        print(visible(f"poolwarden: {_VARIABLE}: {error}"), file=sys.stderr)
 
 
 _recorder: Recorder | None = None
@@ -238,12 +249,15 @@ def _in_child() -> None:
 def _replace(path: str, text: str) -> None:
     """Write a file so that a reader sees all of it or what was there before."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    unfinished = f"{path}.{os.getpid()}.new"
+    # A name that nobody can guess, made here and nowhere else: in a folder that is everybody's a link could
+    # lie in wait, and lead to any file of ours.
+    unfinished = f"{path}.{os.urandom(8).hex()}.new"
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
-        with open(unfinished, "w", encoding="utf-8", errors="backslashreplace") as file:
+        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
         os.replace(unfinished, path)
     except BaseException:
-        if os.path.exists(unfinished):
+        with contextlib.suppress(OSError):
             os.unlink(unfinished)
         raise
