@@ -14,7 +14,6 @@ import pytest
 from poolwarden.core import plumbing
 from poolwarden.core.plumbing import (
     begun_tickets,
-    end_workers,
     free,
     freeze,
     is_harmless,
@@ -31,7 +30,7 @@ from poolwarden.core.workers import Kill
 from poolwarden.worker import ledger
 from tests.contract.waiting import DEADLINE, eventually, within
 from tests.core.recorded import store_outcome, workers
-from tests.worker.processes import FORK, exit_code_of, wait_for_ever
+from tests.worker.processes import FORK, exit_code_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="takes /proc and pidfds")
 
@@ -96,21 +95,6 @@ def test_all_but_the_kept_are_killed_and_have_ended(start):
     assert [worker.killed for worker in ones] == [Kill("repair"), None, Kill("repair"), earlier]
     assert ones[0].exit_code(DEADLINE) == -signal.SIGKILL
     assert ones[1].is_stopped()
-
-
-def test_workers_are_ended_politely_and_then_for_certain(start):
-    def deaf():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        ready.set()
-        wait_for_ever()
-
-    ready = FORK.Event()
-    polite, stopped, stubborn = start(), start(), start(deaf)
-    assert ready.wait(DEADLINE)
-    freeze([stopped])
-    end_workers(iter([polite, stopped, stubborn]), 0.2)
-    codes = [worker.exit_code(DEADLINE) for worker in (polite, stopped, stubborn)]
-    assert codes == [-signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL]
 
 
 # -- who is harmless ------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing
+from ..core.farewell import Farewell
 from ..core.workers import Kill, Worker
 from ..worker.ledger import DONE, READY
 from .base_executor_hooks import Refuser
@@ -60,7 +61,7 @@ class ExecutorEnd:
                 item.future.set_exception(guard.broken_error(None))
             thread.pending_work_items.clear()
             args = adapter.broken_arguments(args)
-        plumbing.end_workers(guard.live_workers(), TERM_BOUND)
+        Farewell(guard.live_workers()).finish(TERM_BOUND)
         plumbing.free(adapter.queue.read_lock())
         adapter.queue.free_other_locks()
         adapter.queue.unblock()

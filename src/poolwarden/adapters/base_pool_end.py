@@ -9,12 +9,15 @@ bounded, and nobody is left without an answer.
 from __future__ import annotations
 
 import logging
+import pickle
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing, verdicts
+from ..core.farewell import Farewell
 from ..core.workers import Worker
+from .base_pool_feed import write_message
 from .base_pool_results import Barrier, fail_result
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ log = logging.getLogger("poolwarden")
 
 #: Seconds that a worker has between SIGTERM and SIGKILL, or to leave by itself.
 TERM_BOUND: Final = 1.0
+#: Seconds for busy workers to end by SIGTERM before idle ones are told to leave.
+TOLD_BOUND: Final = 0.02
 #: Seconds that a repair that is going on may take.
 REPAIR_BOUND: Final = 2.0
 
@@ -103,24 +108,57 @@ class PoolEnd:
             adapter.ending = True
             guard.breaker.stop_waiting()
             guard.stop_watching()
-            plumbing.end_workers(guard.live_workers(), TERM_BOUND)
-            # Of this process only a repair takes it, and none is going on if births are ours. Every
-            # idle pool has a dead worker's hand on it then: to wait cost each terminate() 50 ms.
-            plumbing.free(adapter.read_lock(), 0.0 if acquired else plumbing.LOCK_BOUND)
+            farewell = Farewell(guard.live_workers())
+            leaving = farewell.idle(adapter.reader()) if self._may_wait() else []
+            farewell.tell_all_but(leaving)
+            # Before the words: one that gets to the pipe before SIGTERM gets to it takes its lock with it.
+            may_leave = bool(leaving) and farewell.await_told(TOLD_BOUND)
+            self._stop_threads()
+            if may_leave:
+                self._tell_to_leave(len(leaving))
+                farewell.see_out(leaving)
+            farewell.finish(TERM_BOUND)
+            plumbing.free(adapter.read_lock())
             adapter.free_other_locks()
-            adapter.worker_handler._state = adapter.module.TERMINATE
-            adapter.task_handler._state = adapter.module.TERMINATE
-            adapter.gate.open()
-            adapter.nudge()
-            if not adapter.worker_handler.is_alive():
-                # Whatever ended it, it may not have told the task thread.
-                adapter.bare_queue.put(None)
         finally:
             if acquired:
                 guard.births.release()
-        if threading.current_thread() is not adapter.task_handler:
+        if self._may_wait():
             # What the dead left half read would be unpickled by the pool.
             adapter.drain(lambda: not adapter.task_handler.is_alive())
+
+    def _may_wait(self) -> bool:
+        """Return whether the task thread is another one, which can be waited for."""
+        return threading.current_thread() is not self._adapter.task_handler
+
+    def _stop_threads(self) -> None:
+        """Have the pool's threads end; the task thread tells the workers to leave before it does."""
+        adapter = self._adapter
+        adapter.worker_handler._state = adapter.module.TERMINATE
+        adapter.task_handler._state = adapter.module.TERMINATE
+        adapter.gate.open()
+        adapter.guard.tickets.relief.set()
+        # As the worker handler does, which has to be woken for it and may have ended.
+        adapter.bare_queue.put(None)
+        adapter.nudge()
+
+    def _tell_to_leave(self, count: int) -> None:
+        """See to it that `count` idle workers find the word to leave, and no task before it."""
+        adapter, lock = self._adapter, self._adapter.read_lock()
+        if lock is not None and not lock.acquire(False):
+            # One of them holds it, and waits for what the task thread writes.
+            return
+        try:
+            # Nobody reads: all are busy, or on their way from a task to the pipe.
+            adapter.drain(lambda: not adapter.task_handler.is_alive())
+            word = pickle.dumps(None)
+            for _ in range(count):
+                write_message(adapter.task_writer, word)
+        except OSError:
+            log.debug("poolwarden: the workers cannot be told to leave", exc_info=True)
+        finally:
+            if lock is not None:
+                lock.release()
 
     def _fail_the_rest(self) -> None:
         """Answer whatever was not answered; the result thread has ended."""

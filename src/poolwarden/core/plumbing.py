@@ -33,6 +33,8 @@ from .workers import Kill, Worker
 SIGNAL_BOUND: Final = 2.0
 #: Seconds that a thread of this process may hold a lock of the pool.
 LOCK_BOUND: Final = 0.05
+#: Seconds for a thread that has got a lock to go on.
+HANDOVER_BOUND: Final = 0.001
 #: Seconds that a live reader is given to take what is in the task pipe.
 READER_BOUND: Final = 0.01
 
@@ -131,21 +133,6 @@ def kill_all_but(workers: Iterable[Worker], kept: Callable[[Worker], bool]) -> l
     return survivors
 
 
-def end_workers(workers: Iterable[Worker], bound: float) -> None:
-    """End workers as a pool would, with SIGTERM, and after `bound` seconds for certain."""
-    workers = list(workers)
-    for worker in workers:
-        worker.send(signal.SIGTERM)
-        worker.send(signal.SIGCONT)
-    wait_until(lambda: all(worker.has_ended() for worker in workers), bound)
-    for worker in workers:
-        if not worker.has_ended():
-            worker.send(signal.SIGKILL)
-    wait_until(lambda: all(worker.has_ended() for worker in workers), SIGNAL_BOUND)
-    for worker in workers:
-        worker.settle_exit_code(None)
-
-
 def end_stuck(workers: Iterable[Worker], before: set[Worker]) -> set[Worker]:
     """Kill workers that a fork has left with a lock of this process's threads, at their birth or exit.
 
@@ -198,12 +185,17 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
 def free(lock: Any, bound: float = LOCK_BOUND) -> None:
     """Free a lock that a dead process may hold, when no live worker can hold it.
 
-    A thread of this process may hold it for a moment; so one that can be had
-    in `bound` seconds is not touched. 0 is for one that none can hold now.
+    A thread of this process may hold it for a moment, and is given `bound`
+    seconds; the semaphore counts by how many it is held here.
     """
-    if lock is not None and (lock.acquire(True, bound) or lock._semlock._is_zero()):
-        with contextlib.suppress(ValueError):
-            lock.release()
+    if lock is None:
+        return
+    # A thread that got it at this moment has not counted it before it runs again.
+    if not lock.acquire(True, HANDOVER_BOUND) and lock._semlock._count() > 0 and lock.acquire(True, bound):
+        lock.release()
+        return
+    with contextlib.suppress(ValueError):
+        lock.release()
 
 
 def take(lock: Any, timeout: float) -> bool:

@@ -115,6 +115,15 @@ class Worker(Handle):
             for name, value in values.items():
                 record.cells[getattr(ledger, name)] = value
 
+    def has_run_exit_handlers(self) -> bool:
+        """Return whether it leaves in order, and has nothing left to do."""
+        record = self._open_record()
+        try:
+            return record is not None and bool(record.cells[ledger.GONE])
+        except ValueError:
+            # Another thread has closed it since.
+            return True
+
     def _open_record(self) -> ledger.Record | None:
         if self._record is None:
             for path in (f"{self.folder}/{self.pid}", f"{self.folder}/{SPILL}/{self.pid}"):

@@ -20,9 +20,10 @@ import contextlib
 import pickle
 from time import monotonic_ns
 
-from .ledger import DONE, INLINE_MAX, ITEM, PHASE, READY, RETIRE, RUNNING, STARTED, TICKET, UNBORN
-from .member import Member, join, leave
+from .ledger import DONE, END, INLINE_MAX, ITEM, PHASE, READY, RETIRE, RUNNING, STARTED, TICKET, UNBORN
+from .member import Member, end_behind_task, join, leave
 from .payload import SLOT_MAX, SLOT_SHIFT, Dumper
+from .signals import raised_by_handler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tu
     -------
     tuple
         Never raises for anything the task does.
+
+    Raises
+    ------
+    SystemExit
+        A signal handler raised it in the task, or the pool ends: it ends the worker.
     """
     try:
         member = join(folder)
@@ -99,6 +105,8 @@ def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tu
         # A signal came between the task and the handling of what it raised,
         # or what it raised misbehaves.
         member.in_task = False
+        if _ends_worker(member, error) and not end_behind_task(error):
+            raise
         kind, outcome = EXIT, pickle.dumps((type(error).__name__, ""))
     member.record.store_outcome(ticket, kind, outcome)
     # Freeing what the task was given or has made may end the worker (a
@@ -108,7 +116,7 @@ def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tu
     # A soft timeout that the task caught; its frames hold the task's data.
     member.soft_error = None
     if cells[RETIRE]:
-        leave(member)
+        _retire(member)
     return ticket, kind, outcome
 
 
@@ -129,6 +137,10 @@ def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -
     try:
         call = member.store.load(flags, data, f"c{ticket}")
     except BaseException as error:
+        if _ends_worker(member, error):
+            if not end_behind_task(error):
+                raise
+            return _failed(member, ticket, error)
         return _pack(member, ticket, UNREADABLE, (type(error).__name__, _text(error)))
     member.held.append(call)
     if flags & ASK and member.store.is_marked(f"x{ticket}"):
@@ -141,7 +153,25 @@ def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -
         return _answer(member, ticket, flags, call, first)
     except BaseException as error:
         member.in_task = False
+        if _ends_worker(member, error) and not end_behind_task(error):
+            raise
         return _failed(member, ticket, error)
+
+
+def _ends_worker(member: Member, error: BaseException) -> bool:
+    """Return whether what came out of a task is meant for the worker: the task's own `sys.exit()` is not."""
+    if not isinstance(error, SystemExit):
+        return False
+    return member.record.cells[RETIRE] == END or raised_by_handler(error)
+
+
+def _retire(member: Member) -> None:
+    """End this worker behind its task, as the parent wants it."""
+    error = SystemExit(0)
+    if member.record.cells[RETIRE] != END:
+        leave(member)
+    elif not end_behind_task(error):
+        raise error
 
 
 def _run_batch(member: Member, ticket: int, flags: int, batch: Any, first: int) -> tuple[int, bytes]:

@@ -40,9 +40,14 @@ OUT_TICKET: Final = 4
 OUT_KIND: Final = 5
 OUT_SIZE: Final = 6
 ARMED: Final = 7  # bits: what the worker could install
-RETIRE: Final = 8  # set by the parent: leave after the running task
+RETIRE: Final = 8  # set by the parent: one of the two below
 SOFT_TICKET: Final = 9  # set by the parent: the ticket to be interrupted
 SOFT_ITEM: Final = 10
+GONE: Final = 11  # 1: an orderly exit has come behind all exit handlers
+
+# Values of RETIRE.
+LEAVE: Final = 1  # end at once behind the running task
+END: Final = 2  # the pool ends: leave in order behind the running task, or by what it raises to end
 
 # Phases, in this order: below READY no task was ever taken. A record that is
 # missing, short or zero reads as UNBORN.

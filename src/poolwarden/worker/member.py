@@ -7,13 +7,15 @@ through `join` with its first guarded task.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import os
 import pickle
+import sys
 
 from . import ledger, signals
-from .ledger import LEFT, PHASE, SAFE_OPEN, Record
+from .ledger import GONE, LEFT, PHASE, SAFE_OPEN, Record
 from .orphan import die_with_parent, process_package
 from .payload import Store
 from .picklers import pickling_of
@@ -163,6 +165,31 @@ def leave(member: Member) -> None:
     os._exit(0)
 
 
+def end_behind_task(error: BaseException) -> bool:
+    """Have this worker end in order once its task's outcome is sent; False where `error` itself ends it.
+
+    A pool's worker is ended by a SystemExit that reaches its loop. An
+    executor's loop catches it, and takes the next call: that is made to raise
+    it, or for loky, which would take it for a call that cannot be read, to be
+    the word to leave.
+    """
+    frame = sys._getframe(1)
+    while (name := frame.f_code.co_name) != "_process_worker":
+        # A task of an executor may have forked this worker of a pool.
+        is_pool = name == "worker" and frame.f_globals.get("__name__", "").endswith(".pool")
+        if is_pool or frame.f_back is None:
+            return False
+        frame = frame.f_back
+    names = frame.f_locals
+
+    def get(*args: Any, **kwargs: Any) -> None:
+        if "worker_exit_lock" not in names:
+            raise error
+
+    names["call_queue"].get = get
+    return True
+
+
 def _make_record(store: Store) -> Record:
     name = str(os.getpid())
     for place in store.places:
@@ -188,7 +215,18 @@ def _mark_orderly_exit(member: Member) -> None:
         if member.record.cells[PHASE] in (ledger.READY, ledger.DONE):
             member.record.cells[PHASE] = LEFT
 
+    # Which of the two comes last depends on the version and the start method.
+    to_come, pid = {"atexit", "multiprocessing"}, os.getpid()
+
+    def came(which: str) -> None:
+        if os.getpid() == pid:
+            to_come.discard(which)
+            if not to_come:
+                member.record.cells[GONE] = 1
+
     util.Finalize(None, mark, exitpriority=1000)
+    util.Finalize(None, came, ("multiprocessing",), exitpriority=-1000)
+    atexit.register(came, "atexit")
 
 
 def _forget() -> None:

@@ -31,6 +31,9 @@ _CRASHES: Final = tuple(
     if hasattr(signal, name)
 )
 
+# Source: inspect.CO_VARARGS; that module takes milliseconds to import.
+_VARARGS: Final = 4
+
 _member: Member | None = None
 
 
@@ -94,3 +97,26 @@ def _on_interrupt(signum: int, frame: Any) -> None:
     member = _member
     if member is not None and member.in_task:
         raise KeyboardInterrupt
+
+
+def raised_by_handler(error: BaseException) -> bool:
+    """Return whether a signal handler has raised `error`, or called what did.
+
+    To a handler Python gives the number of the signal and the frame that it
+    interrupts: the one above in the traceback. No other function is called so.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        if _was_interrupted(trace.tb_frame, trace.tb_next.tb_frame):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _was_interrupted(caller: Any, frame: Any) -> bool:
+    code, names = frame.f_code, frame.f_locals
+    given = [names.get(name) for name in code.co_varnames[: code.co_argcount]]
+    if code.co_flags & _VARARGS:
+        given += names.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ())
+    pairs = zip(given, given[1:])  # noqa: B905, RUF007 - itertools would be one more import
+    return any(value is caller and isinstance(number, int) for number, value in pairs)
