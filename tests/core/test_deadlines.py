@@ -57,12 +57,16 @@ class FakeWorker:
         self.signals = []
         self.cells = {}
         self.on_stop = None
+        self.caught = True
 
     def moves_on(self, **record):
         self.seen = replace(self.seen, **record)
 
     def snapshot(self):
         return self.seen
+
+    def catches(self, number):
+        return self.caught
 
     def set_cells(self, **cells):
         self.cells.update(cells)

@@ -98,6 +98,7 @@ class Deadlines:
                 and seen.armed & ARMED_SOFT
                 and worker.soft != seen
                 and not ticket.cancelled
+                and worker.catches(SOFT_SIGNAL or 0)
             ):
                 worker.soft = seen
                 worker.set_cells(SOFT_ITEM=seen.item, SOFT_TICKET=seen.ticket + 1)
@@ -165,7 +166,8 @@ def dump_stacks(workers: Iterable[Worker]) -> dict[Worker, str | None]:
     for `STACK_BOUND` seconds at most: a process in an uninterruptible wait
     writes nothing, and has no stack then.
     """
-    before = {worker: _size(worker.stack_path) for worker in workers}
+    # The signal would end one that has no handler for it any more; it has no stack then.
+    before = {worker: _size(worker.stack_path) for worker in workers if worker.catches(STACK_SIGNAL or 0)}
     for worker in before:
         # A stopped process takes no signal but this.
         worker.send(signal.SIGCONT)

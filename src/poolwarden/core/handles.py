@@ -35,6 +35,7 @@ _FUTEX_COMMAND = 0x7F
 _FUTEX_WAITS = (0, 9)
 _FUTEX_TIMED_WAIT = 9
 _SIGNAL_MASKS = re.compile(r"^(?:SigPnd|ShdPnd|SigBlk):\s*(\w+)$", re.MULTILINE)
+_CAUGHT_SIGNALS = re.compile(r"^SigCgt:\s*(\w+)$", re.MULTILINE)
 # Source: poll(2), struct pollfd.
 _POLLED = struct.Struct("=ihh")
 
@@ -101,6 +102,20 @@ class Handle:
             return len(os.listdir(f"/proc/{self.pid}/task")) == 1
         except OSError:
             return False
+
+    def catches(self, number: int) -> bool:
+        """Return whether the process certainly has a handler for a signal, now.
+
+        A task may have reset the handlers, or have become another program by
+        ``exec``, which has none: the signal's default action would end it.
+        """
+        try:
+            with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as file:
+                found = _CAUGHT_SIGNALS.search(file.read())
+        except OSError:
+            return False
+        # If it has ended, what was read may be of another process that has its pid.
+        return found is not None and bool(int(found[1], 16) >> (number - 1) & 1) and not self.has_ended()
 
     def handles_signal(self, number: int) -> bool:
         """Return whether a signal waits for this process, or is being handled by one of its threads.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
 from ..records import WorkerExit
@@ -108,18 +109,17 @@ class Losses:
         if ticket is None or ticket.verdict is not None:
             return
         exit = self._diagnose(worker, code)
-        killed = worker.killed
+        reason = _why_stopped(worker, ticket, seen)
         info = ticket.info(seen.item)
         if self._track is not None:
             self._track.saw(running(worker, seen, ticket))
         stack = None
         error: BaseException
-        if killed is not None and killed.reason == "cancel":
-            from concurrent.futures import CancelledError
-
+        if reason == "cancel":
             error, event = CancelledError(), "task_cancelled"
-        elif killed is not None and killed.reason == "timeout":
-            stack, limit = killed.stack, ticket.timeout_of(seen.item) or 0.0
+        elif reason == "timeout":
+            stack = None if worker.killed is None else worker.killed.stack
+            limit = ticket.timeout_of(seen.item) or 0.0
             error = guard.adapter.as_host_error(verdicts.task_timeout(info, exit, limit, stack, soft=False))
             event = "task_timeout"
         else:
@@ -169,6 +169,21 @@ class Losses:
         if following is None:
             guard.adapter.resend([ticket])
         return following
+
+
+def _why_stopped(worker: Worker, ticket: Ticket, seen: Snapshot) -> str | None:
+    """Return ``"cancel"`` or ``"timeout"`` if the task was to be stopped, None if it was lost.
+
+    Whatever its worker died of in the end. A task that was asked to stop may
+    end its worker by that: it has reset the handlers, or its clean-up crashes,
+    or somebody kills it in the grace time. Read as a loss, it was run again.
+    """
+    if ticket.cancelled:
+        return "cancel"
+    if worker.soft == seen:
+        return "timeout"
+    killed = worker.killed
+    return None if killed is None or killed.ticket != seen.ticket else killed.reason
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ and locks is in `plumbing`. Runs in the watchdog's thread.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from . import plumbing
@@ -142,15 +143,17 @@ def _send_when_known(
 
 
 def _send_again(guard: Guard, tickets: list[tuple[Ticket, int]]) -> None:
-    """Send what is still unanswered again. Result thread."""
-    guard.adapter.resend(
-        [
-            ticket
-            for ticket, sendings in tickets
-            if ticket.number in guard.tickets.open
-            and ticket.verdict is None
-            # Another repair may have had the same ticket on its list.
-            and ticket.sent
-            and ticket.sendings == sendings
-        ]
-    )
+    """Send what is still unanswered again, but for what was cancelled. Result thread."""
+    again = [
+        ticket
+        for ticket, sendings in tickets
+        if ticket.number in guard.tickets.open
+        and ticket.verdict is None
+        # Another repair may have had the same ticket on its list.
+        and ticket.sent
+        and ticket.sendings == sendings
+    ]
+    for ticket in again:
+        if ticket.cancelled:
+            guard.fail(ticket, CancelledError())
+    guard.adapter.resend(ticket for ticket in again if ticket.verdict is None)

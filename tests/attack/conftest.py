@@ -1,0 +1,17 @@
+"""Fixtures of the attack family."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.adapters.bind_joblib import BindJoblib
+from tests.adapters.bind_loky import BindLoky
+
+
+@pytest.fixture(scope="session")
+def warm_loky(warm: None) -> None:
+    """Start what loky and joblib keep for the whole process; skip where they are not installed."""
+    pytest.importorskip("loky")
+    pytest.importorskip("joblib")
+    for host in (BindLoky(), BindJoblib()):
+        host.close(host.make_pool())
