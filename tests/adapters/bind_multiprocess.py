@@ -30,9 +30,7 @@ class BindMultiprocess(BindPool):
 
     package: ClassVar[str] = "multiprocess"
     # Pool.__del__, with dill's module cleared already; an idle pool that is bare says so too.
-    said_at_exit: ClassVar[str] = (
-        r"(?s)Exception ignored .*?Pool\.__del__.*?AttributeError: 'NoneType' .*?\n"
-    )
+    said_at_exit: ClassVar[str] = r"(?s)Exception ignored .*?Pool\.__del__.*?AttributeError: 'NoneType' .*?\n"
 
     def make_bare(
         self,

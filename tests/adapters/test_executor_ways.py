@@ -26,7 +26,7 @@ from poolwarden.testing import deaf, hang, kill_self, only_for
 from tests.adapters.bind_executor import BindExecutor
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.tasks import HeldUntil, Noted, pid_of_worker, same, square
-from tests.contract.waiting import DEADLINE, ENDING, all_gone, eventually, within
+from tests.contract.waiting import DEADLINE, ENDING, all_gone, eventually, is_gone, within
 
 RECYCLES = "max_tasks_per_child" in inspect.signature(ProcessPoolExecutor).parameters
 BUFFERS = "buffersize" in inspect.signature(ProcessPoolExecutor.map).parameters
@@ -259,7 +259,7 @@ class TestRecycling(ExecutorTests):
     def test_a_worker_leaves_in_the_middle_of_guard(
         self, recycling: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The guard is told of workers before the manager thread is hooked up, and asked that."""
+        """It has ended when the guard is told of it, with the manager thread hooked up."""
         may_go = tmp_path / "may go"
         pool = recycling(1, 1)
         unguard(pool)
@@ -267,10 +267,9 @@ class TestRecycling(ExecutorTests):
         take = ExecutorAdapter.take_thread
 
         def take_late(adapter: Any, thread: Any) -> None:
+            (pid,) = list(adapter.processes_by_pid)
             may_go.touch()
-            eventually(lambda: adapter.guard.deaths, "the worker's end seen")
-            # Longer than it takes to ask; nothing depends on it.
-            time.sleep(0.2)
+            eventually(lambda: is_gone(pid), "the worker's end")
             take(adapter, thread)
 
         monkeypatch.setattr(ExecutorAdapter, "take_thread", take_late)
@@ -375,7 +374,6 @@ class TestSiblings(ExecutorTests):
 
 def take_quarter(n: int) -> int:
     """Return the square of `n`, in a quarter of a second."""
-    import time
 
     time.sleep(0.25)
     return n * n

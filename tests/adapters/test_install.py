@@ -18,9 +18,7 @@ MAKE = {
         "import multiprocess.process, multiprocess; pool = multiprocess.Pool(1); end = pool.terminate"
     ),
     "loky": "import loky; pool = loky.ProcessPoolExecutor(1); end = pool.shutdown",
-    "joblib": (
-        "from joblib.externals import loky; pool = loky.ProcessPoolExecutor(1); end = pool.shutdown"
-    ),
+    "joblib": ("from joblib.externals import loky; pool = loky.ProcessPoolExecutor(1); end = pool.shutdown"),
 }
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from ..core.stepping import in_one_step
 from ..policy import Policy
+
+# Loaded with `guard`, not by it: a worker that the host forks in another thread meanwhile would stand still
+# before its first guarded task, for ever, in the lock of the module that was being imported.
+from ..worker import envelope, frames  # noqa: F401
 from .hosts import adapter_for
 
 _Pool = TypeVar("_Pool")
@@ -49,8 +54,9 @@ def guard(pool: _Pool, **policy: Any) -> _Pool:
         An option has an invalid value, this version of the host is not known,
         or there is no place for the private folder. The pool is as it was.
     """
-    adapter = adapter_for(pool)
-    adapter.guard_object(pool, Policy(**policy))
+    wanted = Policy(**policy)
+    # In one step: a signal handler must not come between what is imported for it.
+    in_one_step(lambda: adapter_for(pool).guard_object(pool, wanted))
     return pool
 
 
@@ -60,7 +66,7 @@ def unguard(pool: _Pool) -> _Pool:
     Tasks in flight finish as in the bare pool. A pool that is not guarded is
     left as it is.
     """
-    adapter_for(pool).unguard_object(pool)
+    in_one_step(lambda: adapter_for(pool).unguard_object(pool))
     return pool
 
 

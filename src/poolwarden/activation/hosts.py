@@ -1,13 +1,12 @@
 """The hosts that can be guarded, in one list.
 
-A host's module is imported only when the host itself is imported already: an
-object of a pool class cannot exist before.
+An adapter is loaded only for an object of its host, or for `install` once the
+host is imported.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ class Host:
     Attributes
     ----------
     imported : str
-        The host's module; an object of the host can exist only if it is in ``sys.modules``.
+        The host's module; the classes of its objects, or those that these inherit, say that they are of it.
     adapter : str
         ``module:name`` of the adapter's class, or of a function that returns
         it, in a module of `poolwarden.adapters`.
@@ -78,8 +77,11 @@ def adapter_for(obj: object) -> Any:
     TypeError
         Nothing here guards such an object; names what could be guarded.
     """
+    # By the names of its classes' modules first: nothing is loaded for a host that it is none of,
+    # which may be in the middle of its import.
+    modules = {cls.__module__ for cls in type(obj).__mro__}
     for host in HOSTS:
-        if host.has_pools and host.imported in sys.modules and (adapter := host.load()).guards(obj):
+        if host.has_pools and host.imported in modules and (adapter := host.load()).guards(obj):
             return adapter
     kinds = ", ".join(host.kind for host in HOSTS if host.has_pools)
     raise TypeError(

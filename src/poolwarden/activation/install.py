@@ -13,6 +13,7 @@ import sys
 import threading
 from typing import Any
 
+from ..core.stepping import in_one_step
 from ..on_import import when_imported
 from ..policy import Policy
 from . import startup
@@ -61,22 +62,29 @@ def followed() -> Policy | None:
 
 def follow(policy: Policy | None) -> None:
     """Do as `install` with a policy that is made already, and as `uninstall` with None."""
-    global _policy
     if policy is None:
-        with _lock:
-            startup.stand_down()
-            _policy = None
-            while _installed:
-                _installed.pop().uninstall()
+        in_one_step(_take_back)
         return
     adapters = _load()
+    _tell(in_one_step(lambda: _put_in_place(policy, adapters)))
+
+
+def _take_back() -> None:
+    global _policy
     with _lock:
-        problems = _put_in_place(policy, adapters)
-    _tell(problems)
+        startup.stand_down()
+        _policy = None
+        while _installed:
+            _installed.pop().uninstall()
 
 
 def _put_in_place(policy: Policy, adapters: dict[Host, Any]) -> dict[Host, Exception]:
     """Install adapters that are loaded, and return what failed: the program must not fail because of us."""
+    with _lock:
+        return _install_all(policy, adapters)
+
+
+def _install_all(policy: Policy, adapters: dict[Host, Any]) -> dict[Host, Exception]:
     global _policy
     startup.stand_down()
     _policy = policy
@@ -151,10 +159,12 @@ def _install_late() -> None:
     if policy is None:
         return
     adapters = _load()
-    with _lock:
+
+    def step() -> dict[Host, Exception]:
         # Else another thread has called `install` or `uninstall`, which counts.
-        problems = _put_in_place(policy, adapters) if _policy is policy else {}
-    _tell(problems)
+        return _put_in_place(policy, adapters) if _policy is policy else {}
+
+    _tell(in_one_step(step))
 
 
 def _in_forked_process() -> None:

@@ -17,17 +17,19 @@ place; what takes more than a few lines is in ``base_executor_*.py``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final
 
 from ..core.guard import Guard
 from ..core.naming import caller_site
 from ..core.repair import repair
 from ..core.seams import Seam, attributes_of, check_attributes
+from ..core.stepping import acquire, in_one_step
 from ..core.tickets import Ticket
 from ..core.workers import Snapshot, Worker
 from ..errors import ConfigurationError
@@ -87,12 +89,15 @@ class ExecutorAdapter(ExecutorErrors):
         super().__init__(getattr(executor._call_queue, "_reducers", None))
         self.queue = CallQueue(self, executor)
         self.manager = ManagerThread(self, executor)
-        self.mail = ManagerMail(self, executor._result_queue._writer)
         self.replacements = Replacements(self)
         self.end = ExecutorEnd(self)
+        self.processes_by_pid = Processes(self, {})
         self.release = Release(self)
         self.process_chunk = self.module._process_chunk
+        writer = executor._result_queue._writer
         self.guard = Guard(self, policy, self.title())
+        # Behind what may fail: it opens a descriptor.
+        self.mail = ManagerMail(self, writer)
         self.executor: weakref.ref[Any] = weakref.ref(executor)
         self._result_queue = executor._result_queue
         self._pending: dict[Any, Any] = executor._pending_work_items
@@ -116,6 +121,10 @@ class ExecutorAdapter(ExecutorErrors):
     @classmethod
     def guard_object(cls, executor: Any, policy: Policy) -> None:
         """Guard `executor`, or change the policy of one that is guarded."""
+        in_one_step(lambda: cls._guard(executor, policy))
+
+    @classmethod
+    def _guard(cls, executor: Any, policy: Policy) -> None:
         adapter = getattr(executor, "_poolwarden", None)
         if adapter is not None:
             adapter.guard.policy = policy
@@ -124,11 +133,22 @@ class ExecutorAdapter(ExecutorErrors):
         if adapter is not None and adapter.release.revoke(executor, policy):
             return
         check_attributes(executor, cls.attributes, cls.name)
-        if executor._result_queue is None:
-            raise ConfigurationError("the executor has been shut down; there is nothing left to guard")
-        check_attributes(executor._call_queue, CALL_QUEUE, cls.name)
-        check_attributes(executor._result_queue, RESULT_QUEUE, cls.name)
-        cls(policy, executor).attach(executor)
+        try:
+            if executor._result_queue is not None:
+                check_attributes(executor._call_queue, CALL_QUEUE, cls.name)
+                check_attributes(executor._result_queue, RESULT_QUEUE, cls.name)
+                cls(policy, executor).attach(executor)
+                return
+        except Exception:
+            # Its end takes one part away after the other, in another thread.
+            if not cls.has_ended(executor):
+                raise
+        raise ConfigurationError("the executor has been shut down; there is nothing left to guard")
+
+    @staticmethod
+    def has_ended(executor: Any) -> bool:
+        """Return whether `executor` was shut down."""
+        return bool(executor._shutdown_thread)
 
     @classmethod
     def guard_new(cls, executor: Any, policy: Policy) -> None:
@@ -141,28 +161,46 @@ class ExecutorAdapter(ExecutorErrors):
     @classmethod
     def unguard_object(cls, executor: Any) -> None:
         """Leave `executor` to itself."""
+        in_one_step(lambda: cls._unguard(executor))
+
+    @staticmethod
+    def _unguard(executor: Any) -> None:
         adapter = getattr(executor, "_poolwarden", None)
         if adapter is not None:
             adapter.release.begin(executor)
 
     def attach(self, executor: Any) -> None:
-        """Hook `executor` up; its private names have been checked."""
-        with self.submit_lock(executor), self.guard.births:
-            self.processes_by_pid = Processes(self, executor._processes)
-            executor._processes = self.processes_by_pid
-            for process in list(self.processes_by_pid.values()):
-                self.guard.born(process, older=True)
-            adopted = [id for id, item in list(self._pending.items()) if not item.future.running()]
-            for work_id in adopted:
-                self._pending[work_id] = Work(self, work_id, self._pending[work_id], None)
-            self.older = OlderTasks(self, set(self._pending))
-            if executor._executor_manager_thread is not None:
-                self.take_thread(executor._executor_manager_thread)
-                executor._executor_manager_thread_wakeup.wakeup()
-                self.mail.call(self.older.call_roll)
-            self.hook(executor)
-        guarded.add(self)
-        weakref.finalize(executor, self.release.finish_unused)
+        """Hook `executor` up; its private names have been checked. If that fails, it is as it was."""
+        try:
+            with self.no_submission(executor), self.guard.births:
+                self._attach(executor)
+        except BaseException:
+            self.release.withdraw(executor)
+            raise
+
+    def _attach(self, executor: Any) -> None:
+        self.older = OlderTasks(self, set(self._pending))
+        thread, wakeup = executor._executor_manager_thread, executor._executor_manager_thread_wakeup
+        self.processes_by_pid = Processes(self, executor._processes)
+        executor._processes = self.processes_by_pid
+        if thread is not None:
+            self.take_thread(thread)
+        self.hook(executor)
+        # Every part is there: the watchdog may ask for any of them, for a worker that has ended already.
+        for process in list(self.processes_by_pid.values()):
+            self.guard.born(process, older=True)
+        self.release.expect_end(executor)
+        if thread is not None:
+            wakeup.wakeup()
+            self.mail.call(self.older.call_roll)
+        # Last, as nothing can fail any more.
+        self.adopt()
+
+    def adopt(self) -> None:
+        """Guard what is pending and was not sent yet; under the executor's lock."""
+        for work_id, item in list(self._pending.items()):
+            if not isinstance(item, Work) and not item.future.running():
+                self._pending[work_id] = Work(self, work_id, item, None)
 
     def hook(self, executor: Any) -> None:
         """Put on the executor what stands in for its own; under its lock."""
@@ -207,9 +245,21 @@ class ExecutorAdapter(ExecutorErrors):
         found: dict[Any, Any] = self._pending if self.thread is None else self.thread.pending_work_items
         return found
 
-    def submit_lock(self, executor: Any) -> Any:
-        """Return the lock under which the host submits."""
-        return executor._shutdown_lock
+    @contextlib.contextmanager
+    def no_submission(self, executor: Any) -> Iterator[None]:
+        """Hold the lock under which the host submits.
+
+        Raises
+        ------
+        ConfigurationError
+            It is not to be had in time.
+        """
+        lock = executor._shutdown_lock
+        acquire(lock, f"this {self.name}")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _on_put(self, work_id: Any, *args: Any) -> None:
         """Stand in for ``_work_ids.put``: in the thread that submits."""
@@ -241,6 +291,7 @@ class ExecutorAdapter(ExecutorErrors):
         self._result_queue = None
         self.manager.let_go()
         self.queue.let_go()
+        self.processes_by_pid.let_go()
         self.processes_by_pid = Processes(self, {})
 
     # In the manager thread.

@@ -27,16 +27,24 @@ class Processes(dict[int, Any]):
 
     def __init__(self, adapter: ExecutorAdapter, processes: dict[int, Any]) -> None:
         super().__init__(processes)
-        self._adapter = adapter
+        self._adapter: ExecutorAdapter | None = adapter
 
     def __setitem__(self, pid: int, process: Any) -> None:
         super().__setitem__(pid, process)
-        self._adapter.guard.born(process)
+        if self._adapter is not None:
+            self._adapter.guard.born(process)
+
+    def let_go(self) -> None:
+        """Be a table like any other: the executor, left to itself, keeps it."""
+        self._adapter = None
 
     def pop(self, pid: int, *default: Any) -> Any:
         """As a dict's; without a default the caller would wait for a worker's end, which is the guard's."""
+        adapter = self._adapter
+        if adapter is None:
+            return super().pop(pid, *default)
         found = super().pop(pid, *(default or (_Ended(),)))
-        return found if default or self._adapter.guard.closed else _Ended()
+        return found if default or adapter.guard.closed else _Ended()
 
 
 class _Ended:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import pickletools
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing, verdicts
@@ -48,6 +49,10 @@ class OlderTasks:
         self._work_ids = work_ids
         self._unread: list[Any] = []
 
+    def note(self, work_ids: Iterable[Any]) -> None:
+        """Note more items, of which some may have been sent without the guard."""
+        self._work_ids.update(list(work_ids))
+
     def call_roll(self) -> None:
         """Let workers that are older than the guard join it before their first guarded task."""
         adapter, queue = self._adapter, self._adapter.queue.calls
@@ -58,7 +63,7 @@ class OlderTasks:
     def unanswered(self) -> list[Any]:
         """Return the keys of those that nobody has answered yet."""
         pending = self._adapter.pending
-        return [id for id in self._work_ids if _was_sent_bare(pending.get(id))]
+        return [id for id in list(self._work_ids) if _was_sent_bare(pending.get(id))]
 
     def may_be_run_by(self, worker: Worker) -> bool:
         """Return whether a stopped worker may be running one of them, and can be left alive.

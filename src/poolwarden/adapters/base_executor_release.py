@@ -33,24 +33,39 @@ class Release:
     def __init__(self, adapter: ExecutorAdapter) -> None:
         self._adapter = adapter
         self._finished = False
+        self._at_collection: Any = None
         self.leaving = False
+
+    def expect_end(self, executor: Any) -> None:
+        """Keep the guard in the table until its executor is let go, collected at the latest."""
+        guarded.add(self._adapter)
+        self._at_collection = weakref.finalize(executor, self.finish_unused)
+        # It stays there for an executor that lives until the exit, when nothing is left to be released.
+        self._at_collection.atexit = False
+
+    def withdraw(self, executor: Any) -> None:
+        """Take back what an attempt to guard `executor` has come to."""
+        if getattr(executor, "_poolwarden", None) is self._adapter:
+            self._adapter.unhook(executor)
+        if self._adapter.thread is not None:
+            self._adapter.manager.give_back()
+        self.finish()
 
     def begin(self, executor: Any) -> None:
         """Leave `executor` to itself; tasks in flight stay guarded until they are answered."""
-        with self._adapter.submit_lock(executor):
+        with self._adapter.no_submission(executor):
             self._adapter.unhook(executor)
         self._adapter.guard.retire()
 
     def revoke(self, executor: Any, policy: Policy) -> bool:
         """Guard an executor again that still has tasks of ours; False if they are all answered by now."""
         adapter = self._adapter
-        with adapter.submit_lock(executor):
+        with adapter.no_submission(executor):
             if self._finished:
                 return False
             adapter.guard.stay(policy)
-            for work_id, item in list(adapter.pending.items()):
-                if not isinstance(item, Work) and not item.future.running():
-                    adapter.pending[work_id] = Work(adapter, work_id, item, None)
+            adapter.older.note(adapter.pending)
+            adapter.adopt()
             adapter.hook(executor)
         return True
 
@@ -85,14 +100,20 @@ class Release:
         self.leaving = False
 
     def finish_unused(self) -> None:
-        """End the guard of an executor that was shut down or collected, and had never started."""
-        if self._adapter.thread is None:
+        """End the guard of an executor that was shut down or collected, if its manager thread cannot.
+
+        It has never started, or was about to end when the guard came.
+        """
+        thread = self._adapter.thread
+        if thread is None or not thread.is_alive():
             self.finish()
 
     def finish(self) -> None:
         """Release everything; the executor has ended, or is left to itself. Twice is no error."""
         if not self._finished:
             self._finished = True
+            if self._at_collection is not None:
+                self._at_collection.detach()
             guarded.discard(self._adapter)
             self._adapter.mail.close()
             self._adapter.guard.close()

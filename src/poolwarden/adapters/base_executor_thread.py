@@ -65,7 +65,7 @@ class ManagerThread:
         """Leave the thread to the executor."""
         for name in (*METHODS, *self._adapter.birth_methods, "_poolwarden"):
             vars(self.thread).pop(name, None)
-        del self._work_ids.get
+        vars(self._work_ids).pop("get", None)
 
     def _add_calls(self) -> None:
         gate = self._adapter.queue.gate

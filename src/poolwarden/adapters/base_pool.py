@@ -29,6 +29,7 @@ from ..core.guard import Guard
 from ..core.mailbox import Mailbox
 from ..core.repair import repair
 from ..core.seams import Seam, attributes_of, check, check_attributes
+from ..core.stepping import in_one_step
 from ..core.tickets import Ticket
 from ..core.workers import Worker
 from ..errors import ConfigurationError
@@ -41,6 +42,7 @@ from .base_pool_feed import TaskQueue
 from .base_pool_older import OlderTasks
 from .base_pool_results import Barrier, QuietCache
 
+_ENDED: Final = "the pool has been terminated already; there is nothing left to guard"
 #: Seconds for one of the pool's own threads to react.
 THREAD_BOUND: Final = 2.0
 
@@ -129,6 +131,10 @@ class BasePool(PoolAdapter):
     @classmethod
     def guard_object(cls, pool: Any, policy: Policy) -> None:
         """Guard `pool`, or change the policy of one that is guarded."""
+        in_one_step(lambda: cls._guard(pool, policy))
+
+    @classmethod
+    def _guard(cls, pool: Any, policy: Policy) -> None:
         adapter = getattr(pool, "_poolwarden", None)
         if adapter is not None:
             adapter.guard.policy = policy
@@ -141,12 +147,16 @@ class BasePool(PoolAdapter):
         check_attributes(pool._inqueue, _QUEUE_ATTRIBUTES, cls.name)
         check_attributes(pool._outqueue, _QUEUE_ATTRIBUTES, cls.name)
         if pool._state not in (cls.module.RUN, cls.module.CLOSE):
-            raise ConfigurationError("the pool has been terminated already; there is nothing left to guard")
+            raise ConfigurationError(_ENDED)
         cls.class_for(pool)(policy, pool._pool, pool).attach(pool)
 
     @classmethod
     def unguard_object(cls, pool: Any) -> None:
         """Leave `pool` to itself."""
+        in_one_step(lambda: cls._unguard(pool))
+
+    @staticmethod
+    def _unguard(pool: Any) -> None:
         adapter = getattr(pool, "_poolwarden", None)
         if adapter is not None:
             adapter.detach(pool)
@@ -163,7 +173,24 @@ class BasePool(PoolAdapter):
         cls.patches.uninstall()
 
     def attach(self, pool: Any) -> None:
-        """Hook `pool` up; its private names have been checked."""
+        """Hook `pool` up in one step; its private names have been checked. If that fails, it is as it was."""
+        in_one_step(lambda: self._attach_or_withdraw(pool))
+
+    def _attach_or_withdraw(self, pool: Any) -> None:
+        try:
+            self._attach(pool)
+            if self.end.came_before():
+                raise ConfigurationError(_ENDED)
+        except BaseException:
+            if getattr(pool, "_poolwarden", None) is self:
+                self._unhook(pool)
+            if hasattr(self, "end"):
+                self.end.retire()
+            else:
+                self.let_go()
+            raise
+
+    def _attach(self, pool: Any) -> None:
         self.cache: dict[Any, Any] = pool._cache
         self._inqueue, self._outqueue = pool._inqueue, pool._outqueue
         self._notifier = pool._change_notifier
@@ -176,12 +203,12 @@ class BasePool(PoolAdapter):
         self.bare_queue = pool._taskqueue
         self.task_writer = pool._inqueue._writer
         self.older_tasks = OlderTasks(self)
-        # Before the guard knows of a worker: one of a closed pool may have ended already.
+        self.line = TaskQueue(self, self.bare_queue)
+        # Every part is there before the guard knows of a worker: one of a closed pool may have ended
+        # already, and the watchdog asks for any part then.
         self.end = PoolEnd(self, pool)
         older = self.births.begin()
-        self.line = TaskQueue(self, self.bare_queue)
         self._hook(pool)
-        self.older_tasks.forget_waiting(self.line.adopt_waiting())
         if older:
             self._call_roll(ROLL_PAUSE)
 
@@ -190,6 +217,15 @@ class BasePool(PoolAdapter):
         base_pool_chunks.hook(pool)
         self.end.hook(pool)
         pool._poolwarden = self
+        # Behind the hook: whoever has fetched the bare queue before has put his job into the cache before.
+        self.older_tasks.note()
+        self.older_tasks.forget_waiting(self.line.adopt_waiting())
+
+    def _unhook(self, pool: Any) -> None:
+        pool._taskqueue = self.bare_queue
+        base_pool_chunks.unhook(pool)
+        self.end.unhook(pool)
+        del pool._poolwarden
 
     def _call_roll(self, pause: float) -> None:
         """Let workers that are older than the guard join it; again, while some still start or are busy."""
@@ -200,10 +236,7 @@ class BasePool(PoolAdapter):
 
     def detach(self, pool: Any) -> None:
         """Leave `pool` to itself; tasks in flight stay guarded until they are answered."""
-        pool._taskqueue = self.bare_queue
-        base_pool_chunks.unhook(pool)
-        self.end.unhook(pool)
-        del pool._poolwarden
+        self._unhook(pool)
         pool._poolwarden_leaving = self
         self.guard.retire()
 
@@ -342,7 +375,8 @@ class BasePool(PoolAdapter):
         """Stop the task or tasks behind a result object; False when it has ended."""
         if result._job not in self.cache:
             return False
-        self.line.cancelled.add(result._job)
+        # On the object: a set of the jobs' numbers would grow for ever.
+        result._poolwarden_cancelled = True
         for ticket in list(self.guard.tickets.open.values()):
             if ticket.key[0] == result._job:
                 self.guard.cancel(ticket)

@@ -194,4 +194,7 @@ class PoolPatches:
             self._making.make = None
             self._births.drop()
         for adapter in made:
-            adapter.attach(pool)
+            try:
+                adapter.attach(pool)
+            except Exception as error:
+                log.warning("poolwarden: this pool is not guarded: %s", error)

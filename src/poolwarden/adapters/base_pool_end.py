@@ -45,6 +45,11 @@ class PoolEnd:
         self._once = threading.Lock()
         self._stuck: set[Worker] = set()
         self._seeing_out = False
+        self._began = False
+
+    def came_before(self) -> bool:
+        """Return whether the pool was terminated by somebody who had not met this guard."""
+        return not self._began and not self._finalizer.still_active()
 
     def retire(self) -> None:
         """Let go of a pool that needs no guard any more; several threads may get here."""
@@ -87,6 +92,7 @@ class PoolEnd:
         guard.call_later(TERM_BOUND, self._end_stuck_workers)
 
     def _terminate(self, *args: Any) -> None:
+        self._began = True
         try:
             self._put_down()
         except Exception:

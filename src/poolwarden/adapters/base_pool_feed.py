@@ -10,7 +10,6 @@ else goes through that thread, as in the bare pool.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import pickle
 import queue
@@ -27,6 +26,7 @@ from ..core.naming import caller_site
 from ..core.tickets import Ticket
 from ..worker import envelope
 from .base_batch import Batch
+from .base_pool_older import job_of
 from .base_pool_results import take_over
 
 if TYPE_CHECKING:
@@ -48,14 +48,11 @@ class TaskQueue:
     ----------
     begun : bool
         True once the task thread is past what was put before the guard came.
-    cancelled : set
-        Jobs whose tasks are not to be sent any more.
     """
 
     def __init__(self, adapter: BasePool, bare: Any) -> None:
         self.adapter = adapter
         self.begun = False
-        self.cancelled: set[Any] = set()
         self._bare = bare
         self._counting = threading.Lock()
         self._put = self._done = 0  # entries
@@ -73,6 +70,7 @@ class TaskQueue:
             self._bare.put(None)
             return
         tasks, set_length = entry
+        self.adapter.older_tasks.forget(tasks)
         site = caller_site(_OWN_FILES, sys._getframe(1))
         nothing_waits = self.is_idle and self.begun and self._room is not None
         if nothing_waits and isinstance(tasks, list) and not self._is_too_heavy():
@@ -178,17 +176,16 @@ class TaskQueue:
         for entry in waiting:
             if entry is not None and not isinstance(entry[0], Feed):
                 tasks, set_length = entry
-                # A generator that has not begun still holds its parameters.
-                jobs.add(
-                    tasks[0][0]
-                    if isinstance(tasks, list)
-                    else inspect.getgeneratorlocals(tasks)["result_job"]
-                )
-                self._enqueue(Feed(self, tasks, set_length, None))
+                jobs.add(job_of(tasks))
+                self.adopt(tasks, set_length)
             else:
                 # The end, or what an earlier guard of this pool has left there.
                 self._bare.put(entry)
         return jobs
+
+    def adopt(self, tasks: Any, set_length: Callable[[int], None] | None) -> None:
+        """Guard tasks that were submitted before the guard came."""
+        self._enqueue(Feed(self, tasks, set_length, None))
 
     def call_roll(self, count: int) -> None:
         """Let workers that are older than the guard join it before their first task."""
@@ -228,8 +225,10 @@ class TaskQueue:
             verdict = guard.broken_error(ticket)
             if feed is not None:
                 feed.end()
-        elif job in self.cancelled:
+        elif getattr(result, "_poolwarden_cancelled", False):
             verdict = CancelledError()
+            if feed is not None:
+                feed.end()
         if verdict is not None:
             guard.fail(ticket, verdict)
         return ticket

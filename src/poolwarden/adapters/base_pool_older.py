@@ -11,6 +11,7 @@ thread.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -32,13 +33,31 @@ log = logging.getLogger("poolwarden")
 _STEP: Final = 0.2
 
 
+def job_of(tasks: Any) -> Any:
+    """Return the job of a submission's tasks, of which none has been taken."""
+    # A generator that has not begun still holds its parameters.
+    return tasks[0][0] if isinstance(tasks, list) else inspect.getgeneratorlocals(tasks).get("result_job")
+
+
 class OlderTasks:
     """The jobs that were in a pool's cache, and begun, when the guard came."""
 
     def __init__(self, adapter: BasePool) -> None:
         self._adapter = adapter
-        self._jobs = set(adapter.cache)
+        self._jobs: set[Any] = set()
         self._last_exit: Any = None
+
+    def note(self) -> None:
+        """Note what is in the cache now. What waits to be begun, or is put later, has to be forgotten."""
+        # In one step of C: other threads add to the cache.
+        for job, result in list(self._adapter.cache.items()):
+            if not hasattr(result, "_poolwarden") and not isinstance(result, Barrier):
+                self._jobs.add(job)
+
+    def forget(self, tasks: Any) -> None:
+        """Leave out the job of these tasks, which were put under the guard."""
+        if self._jobs:
+            self._jobs.discard(job_of(tasks))
 
     def forget_waiting(self, jobs: set[Any]) -> None:
         """Leave out jobs that had not been begun."""
@@ -47,7 +66,7 @@ class OlderTasks:
     def unanswered(self) -> list[Any]:
         """Return the keys of those that nobody has answered yet."""
         busy = {ticket.key[0] for ticket in list(self._adapter.guard.tickets.open.values())}
-        return [job for job in self._jobs if job in self._adapter.cache and job not in busy]
+        return [job for job in list(self._jobs) if job in self._adapter.cache and job not in busy]
 
     def may_be_run_by(self, worker: Worker) -> bool:
         """Return whether a stopped worker may be running one of them.
@@ -78,7 +97,7 @@ class OlderTasks:
             if task is not None and task[2] is envelope.run:
                 found.add(-task[1])
             elif task is not None and task[2] is not envelope.roll_call:
-                self._adapter.line.put((iter((task,)), None))
+                self._adapter.line.adopt(iter((task,)), None)
         return found
 
     def after_repair(self) -> None:

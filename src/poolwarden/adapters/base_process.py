@@ -18,6 +18,7 @@ from ..core.handles import Handle
 from ..core.naming import name_of
 from ..core.oom import OomWatch
 from ..core.seams import Seam, attributes_of
+from ..core.stepping import in_one_step
 from ..core.watchdog import watchdog
 from ..errors import ConfigurationError, PoolWardenError
 from ..policy import Policy
@@ -62,6 +63,10 @@ class ProcessAdapter:
     @classmethod
     def guard_object(cls, process: Any, policy: Policy) -> None:
         """Guard `process`, started or not."""
+        in_one_step(lambda: cls._guard(process, policy))
+
+    @classmethod
+    def _guard(cls, process: Any, policy: Policy) -> None:
         if policy.retries or policy.grace or policy.startup_timeout is not None:
             raise ConfigurationError("a Process takes only timeout=; the other options are for pools")
         if not hasattr(process, "_poolwarden"):
@@ -74,6 +79,10 @@ class ProcessAdapter:
     @classmethod
     def unguard_object(cls, process: Any) -> None:
         """Give `process` its class back."""
+        in_one_step(lambda: cls._unguard(process))
+
+    @staticmethod
+    def _unguard(process: Any) -> None:
         if hasattr(process, "_poolwarden"):
             process._poolwarden.forget()
             process.__class__ = type(process).__mro__[1]
@@ -81,7 +90,8 @@ class ProcessAdapter:
 
     def watch(self, process: Any) -> None:
         """Begin to count the time: `process` has just been started, or is guarded late."""
-        self._handle = Handle(process)
+        # Once: a second handle of the same process would be left open.
+        self._handle = self._handle or Handle(process)
         if self.policy.timeout is not None:
             # The deadline first: the end, which may be seen at once, drops both.
             watchdog().schedule(self, time.monotonic() + self.policy.timeout)

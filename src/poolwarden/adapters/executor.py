@@ -26,7 +26,12 @@ class FuturesExecutor(ExecutorAdapter):
 
     name: ClassVar[str] = "ProcessPoolExecutor"
     module: ClassVar[Any] = concurrent.futures.process
-    attributes: ClassVar[tuple[str, ...]] = (*ExecutorAdapter.attributes, "_mp_context", "_shutdown_lock")
+    attributes: ClassVar[tuple[str, ...]] = (
+        *ExecutorAdapter.attributes,
+        "_mp_context",
+        "_shutdown_lock",
+        "_shutdown_thread",
+    )
     _default: ClassVar[Policy | None] = None
     _construction: ClassVar[Patch]
 

@@ -11,7 +11,6 @@ reusable executor that is resized, and ``shutdown(kill_workers=True)``.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import pickle
 import queue
@@ -54,21 +53,20 @@ class LokyExecutor(ExecutorAdapter):
         self._executor_class = type(executor)
         self._killing = False
 
-    def attach(self, executor: Any) -> None:
-        with executor._shutdown_lock:
-            executor._processes_management_lock = _ProcessesLock(self, executor._processes_management_lock)
+    def _attach(self, executor: Any) -> None:
+        executor._processes_management_lock = _ProcessesLock(self, executor._processes_management_lock)
         if executor._processes and (reducers := getattr(executor._result_queue, "_reducers", None)):
             # For those workers; later ones are given them at birth.
             with open(f"{self.guard.folder}/{REDUCERS_FILE}", "xb") as file:
                 file.write(self.dumper.dumps(reducers))
-        super().attach(executor)
-        # Starts workers when the executor is shut down, or gone.
-        self._starter: Any = SimpleNamespace(**vars(executor))
+        super()._attach(executor)
 
     def hook(self, executor: Any) -> None:
         super().hook(executor)
         if hasattr(executor, "_resize"):
             executor._resize = _Resize(self, executor, "_resize")
+        # Starts workers when the executor is shut down, or gone.
+        self._starter: Any = SimpleNamespace(**vars(executor))
 
     def unhook(self, executor: Any) -> None:
         vars(executor).pop("_resize", None)
@@ -81,6 +79,10 @@ class LokyExecutor(ExecutorAdapter):
     def guards(cls, obj: object) -> bool:
         """Return whether `obj` is an executor of this copy of loky."""
         return isinstance(obj, cls.module.ProcessPoolExecutor)
+
+    @staticmethod
+    def has_ended(executor: Any) -> bool:
+        return bool(executor._flags.shutdown)
 
     def take_thread(self, thread: Any) -> None:
         super().take_thread(thread)
@@ -167,6 +169,12 @@ class LokyExecutor(ExecutorAdapter):
         return told
 
     def let_go(self) -> None:
+        executor: Any = self.executor()
+        # Or each guard that the executor has had would wait for the births of all before it.
+        if (lock := getattr(executor, "_processes_management_lock", None)) is not None:
+            executor._processes_management_lock = _bare(lock)
+        if self.thread is not None:
+            self.thread.processes_management_lock = _bare(self.thread.processes_management_lock)
         super().let_go()
         self._starter = None
 
@@ -199,24 +207,28 @@ class _ProcessesLock:
 
     def __init__(self, adapter: LokyExecutor, lock: Any) -> None:
         self._births = adapter.guard.births
-        self._lock = lock
+        self.bare = lock
 
     def __enter__(self) -> None:
         self._births.acquire()
-        self._lock.acquire(True, RELEASE_BOUND)
+        self.bare.acquire(True, RELEASE_BOUND)
 
     def __exit__(self, *_: object) -> None:
         # The one it was taken from may have been alive after all.
         with contextlib.suppress(ValueError):
-            self._lock.release()
+            self.bare.release()
         self._births.release()
 
     def __reduce__(self) -> Any:
         # Workers get the host's.
-        return itself, (self._lock,)
+        return itself, (self.bare,)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._lock, name)
+        return getattr(self.bare, name)
+
+
+def _bare(lock: Any) -> Any:
+    return lock.bare if isinstance(lock, _ProcessesLock) else lock
 
 
 class _Resize(Method):
@@ -248,16 +260,17 @@ class _Resize(Method):
             time.sleep(0.001)
 
 
-@functools.cache
+_made: Final[dict[str, type[LokyExecutor]]] = {}
+
+
 def for_loky() -> type[LokyExecutor]:
     """Return the adapter class of loky itself."""
-    return _make("loky", "loky")
+    return _made.get("loky") or _make("loky", "loky")
 
 
-@functools.cache
 def for_joblib() -> type[LokyExecutor]:
     """Return the adapter class of the copy that joblib brings."""
-    return _make("joblib.externals.loky", "joblib's loky")
+    return _made.get("joblib.externals.loky") or _make("joblib.externals.loky", "joblib's loky")
 
 
 def _make(package: str, name: str) -> type[LokyExecutor]:
@@ -280,4 +293,5 @@ def _make(package: str, name: str) -> type[LokyExecutor]:
             adapter.guard_new(executor, adapter._default)
 
     adapter._construction = Patch(executor_module.ProcessPoolExecutor, "__init__", on_construction)
-    return adapter  # type: ignore[no-any-return]
+    # Of two threads that get here at once one makes it for both: each class has patches of its own.
+    return _made.setdefault(package, adapter)
