@@ -89,7 +89,10 @@ def test_valid_options(options):
             for value in (-0.1, NAN, INF, False, None, "1")
         ],
         *[("retries", value, "a whole number, 0 or more") for value in (-1, 1.0, True, None, "1")],
-        *[("losses", value, "'raise' or 'return'") for value in ("ignore", None, True, ["raise"])],
+        *[
+            ("losses", value, "'raise' or 'return', or a callable that takes the error")
+            for value in ("ignore", None, True, ["raise"])
+        ],
         ("on_event", 3, "None or a callable that takes one Event"),
     ],
 )

@@ -87,8 +87,9 @@ def read(text: str) -> dict[str, Any] | None:
 
 
 def spell(options: dict[str, Any]) -> str:
-    """Return the text that `read` takes for these options; what is None is left out."""
-    given = [f"{name}={options[name]}" for name in PARSERS if options.get(name) is not None]
+    """Return the text that `read` takes for these options; None and callables have none and are left out."""
+    values = ((name, options.get(name)) for name in PARSERS)
+    given = [f"{name}={value}" for name, value in values if value is not None and not callable(value)]
     return ",".join(given) or "1"
 
 
@@ -118,13 +119,17 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= sys.maxsize
 
 
+def _is_losses(value: Any) -> bool:
+    return callable(value) or (isinstance(value, str) and value in LOSSES)
+
+
 _TIMEOUT: Final = "None or a finite number of seconds above 0", _is_timeout
 _VALID: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "timeout": _TIMEOUT,
     "startup_timeout": _TIMEOUT,
     "grace": ("a finite number of seconds, 0 or more", _is_grace),
     "retries": ("a whole number, 0 or more", _is_count),
-    "losses": ("'raise' or 'return'", lambda value: isinstance(value, str) and value in LOSSES),
+    "losses": ("'raise' or 'return', or a callable that takes the error", _is_losses),
     "on_event": (
         "None or a callable that takes one Event",
         lambda value: value is None or callable(value),

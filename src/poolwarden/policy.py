@@ -40,11 +40,16 @@ class Policy:
     retries : int
         How often a task lost with its worker is run again. A task that raised
         is never run again.
-    losses : {"raise", "return"}
-        Whether a lost or timed-out item of a call raises, or its error object
-        takes its place in the result of ``map``, ``starmap``, ``imap`` and
-        joblib's ``Parallel``, and the rest of the call goes on. A task that was
-        submitted alone (``apply_async``, ``submit``) raises either way.
+    losses : {"raise", "return"} or callable
+        What becomes of a lost or timed-out item of ``map``, ``starmap``,
+        ``imap`` and joblib's ``Parallel``. ``"raise"``: the call raises its
+        error. ``"return"``: the error object takes the place of its result,
+        and the rest of the call goes on. A callable: likewise, with what
+        ``losses(error)`` returns in that place; if it raises, the call raises
+        that, with the error as its cause (``raise error`` is as ``"raise"``).
+        It runs in the thread that delivers results, so it must not wait for
+        the pool. A task that was submitted alone (``apply_async``, ``submit``)
+        raises in any case.
     startup_timeout : float, optional
         Seconds a worker may take to get through its initializer. None: no
         limit.
@@ -61,16 +66,16 @@ class Policy:
     -----
     Nothing runs twice with ``retries=0``. With more, only the item that was
     running when its worker died, and one that had just ended but whose result
-    was not kept yet: each at most `retries` times more. With ``retries`` or
-    ``losses="return"``, each result of a chunk or batch is kept as soon as it
-    is there, so that another worker goes on behind it; with neither, a chunk
-    or batch that loses its worker fails as a whole.
+    was not kept yet: each at most `retries` times more. With ``retries``, or
+    ``losses`` other than ``"raise"``, each result of a chunk or batch is kept
+    as soon as it is there, so that another worker goes on behind it; with
+    neither, a chunk or batch that loses its worker fails as a whole.
     """
 
     timeout: float | None = None
     grace: float = 0.0
     retries: int = 0
-    losses: str = "raise"
+    losses: str | Callable[[Any], Any] = "raise"
     startup_timeout: float | None = None
     on_event: Callable[[Event], object] | None = None
 

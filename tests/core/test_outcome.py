@@ -166,7 +166,8 @@ def test_the_results_of_a_kept_chunk_are_put_together(ticket, store, host):
 
 def test_errors_take_the_places_of_lost_items(ticket, store, host):
     keep(store, {0: pickle.dumps("zero"), 2: pickle.dumps("two")})
-    ticket.holes = {1: ValueError("lost")}
+    ticket.policy = Policy(losses="return")
+    ticket.holes = {1: errors.WorkerLostError("lost")}
     assert decode(ticket, PARTS, b"", store, host) == (True, ["zero", ticket.holes[1], "two"])
 
 

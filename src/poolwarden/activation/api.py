@@ -34,8 +34,10 @@ def guard(pool: _Pool, **policy: Any) -> _Pool:
         Seconds between raising `TaskTimeoutError` in the task and SIGKILL.
     retries : int, default 0
         How often a task that was lost with its worker is run again.
-    losses : {"raise", "return"}, default "raise"
-        What ``map`` and the like do with a lost or timed-out item.
+    losses : {"raise", "return"} or callable, default "raise"
+        What ``map`` and the like do with a lost or timed-out item: raise its
+        error, have that in the place of its result, or have there what
+        ``losses(error)`` returns; see `Policy`.
     startup_timeout : float, optional
         Seconds a worker may take for its initializer.
     on_event : callable, optional

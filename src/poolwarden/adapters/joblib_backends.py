@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final
 
 from ..core.naming import caller_site
 from ..policy import Policy
+from . import joblib_sklearn
 from .base_batch import Batch
 from .base_executor import ExecutorAdapter
 from .joblib_pool import MemmappingPool
@@ -88,7 +89,10 @@ class Guarded:
         if parallel.n_dispatched_batches == 1:
             # In the user's thread; later ones are submitted by the host's.
             call.site = caller_site(_OWN_FILES, sys._getframe(1))
-        return Batch(func, parallel.n_dispatched_tasks - len(func), call.policy, call.site), call
+        base, policy = parallel.n_dispatched_tasks - len(func), call.policy
+        if policy.losses == "return":
+            policy = joblib_sklearn.for_tasks(policy, func.items, base)
+        return Batch(func, base, policy, call.site), call
 
 
 class OverLoky(Guarded):

@@ -6,8 +6,11 @@ never raises: what cannot be unpickled becomes a `PayloadError` of that task.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
+from ..errors import TaskTimeoutError, WorkerLostError
 from ..worker import envelope, payload
 from ..worker.frames import read_frames
 from . import verdicts
@@ -15,6 +18,11 @@ from . import verdicts
 if TYPE_CHECKING:
     from ..adapters.base import PoolAdapter
     from .tickets import Ticket
+
+log = logging.getLogger("poolwarden")
+
+#: Errors that the option `losses` is for.
+LOSSES: Final = (WorkerLostError, TaskTimeoutError)
 
 
 def decode(
@@ -38,7 +46,7 @@ def decode(
     name = f"r{ticket.number}"
     try:
         if kind == envelope.PARTS:
-            return True, _chunk_results(ticket, store)
+            return _chunk_results(ticket, store)
         content = store.load(where, data, name)
     except BaseException as error:
         return False, _unreadable(ticket, error)
@@ -66,13 +74,54 @@ def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) ->
     return verdicts.task_exit(ticket.info(), content[0], content[1])
 
 
-def _chunk_results(ticket: Ticket, store: payload.Store) -> list[Any]:
+def _chunk_results(ticket: Ticket, store: payload.Store) -> tuple[bool, Any]:
     """Return the results of a chunk whose items were kept one by one."""
     frames = read_frames(store, f"p{ticket.number}")
-    return [
-        ticket.holes[item] if item in ticket.holes else store.loads(frames[item])
-        for item in range(ticket.count)
-    ]
+    results = []
+    for item in range(ticket.count):
+        if item not in ticket.holes:
+            results.append(store.loads(frames[item]))
+            continue
+        ok, value = in_its_place(ticket.policy.losses, ticket.holes[item])
+        if not ok:
+            return False, value
+        results.append(value)
+    return True, results
+
+
+def in_its_place(losses: str | Callable[[Any], Any], error: BaseException) -> tuple[bool, Any]:
+    """Return what the place of a failed item in the result holds, or what the caller is told instead.
+
+    Parameters
+    ----------
+    losses : str or callable
+        As in `Policy`.
+    error : BaseException
+        What the item ended in.
+
+    Returns
+    -------
+    tuple
+        ``(True, value)``, or ``(False, exception)``: the error, or what the
+        user's callable has raised, caused by the error.
+    """
+    if losses == "raise" or not isinstance(error, LOSSES):
+        return False, error
+    if not callable(losses):
+        return True, error
+    trace = error.__traceback__
+    try:
+        return True, losses(error)
+    except Exception as why:
+        if why is error:
+            # As if it had not been asked.
+            return False, error.with_traceback(trace)
+        why.__cause__ = why.__cause__ or error
+        return False, why.with_traceback(why.__traceback__ and why.__traceback__.tb_next)
+    except BaseException:
+        # An exit would end the thread that delivers results, or the caller's program.
+        log.exception("poolwarden: the callable given as losses exited; the loss is raised")
+        return False, error
 
 
 def _unreadable(ticket: Ticket, error: BaseException) -> BaseException:

@@ -15,13 +15,12 @@ import threading
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import TaskTimeoutError, WorkerLostError
 from ..policy import Policy, overrides_of
 from ..records import TaskInfo
 from ..worker import envelope, payload
 from ..worker.frames import read_frames
 from .naming import name_of
-from .outcome import decode
+from .outcome import decode, in_its_place
 
 if TYPE_CHECKING:
     from ..adapters.base import PoolAdapter
@@ -39,9 +38,6 @@ HEAVY: Final = 32 << 20
 #: In the pickle of a descriptor, of a connection or a socket, and of a tensor of
 #: torch: whoever unpickles it fetches the descriptor, and only the first can.
 HANDED_OVER: Final = b".resource_sharer"
-
-#: What ``losses="return"`` puts in the place of a result.
-LOSSES: Final = (WorkerLostError, TaskTimeoutError)
 
 
 class Ticket:
@@ -74,7 +70,7 @@ class Ticket:
     verdict : BaseException or None
         What it ends in, once it was declared lost.
     holes : dict
-        Errors by item, in the place of results (``losses="return"``).
+        Errors by item, for the places of results (if `losses` is not ``"raise"``).
     tries : dict
         How often each item was run again.
     """
@@ -181,7 +177,7 @@ class Tickets:
             ticket = Ticket(next(self._numbers), key, _kept(func), policy, base, flags)
         if flags & envelope.CHUNK:
             ticket.count = len(call if flags & envelope.BATCH else call[1])
-            if policy.losses == "return" or any(each.retries for each in ticket.policies or (policy,)):
+            if policy.losses != "raise" or any(each.retries for each in ticket.policies or (policy,)):
                 ticket.flags |= envelope.KEEP
             if ticket.timeout is not None:
                 ticket.flags |= envelope.TIMED
@@ -211,10 +207,10 @@ class Tickets:
         if kind != VERDICT:
             ok, value = decode(ticket, kind, data, self.store, self._adapter)
         else:
+            ok, value = False, ticket.verdict
             # A chunk's holes are filled when its parts are put together.
-            single = ticket.base is not None and not ticket.flags & envelope.CHUNK
-            ok = single and ticket.policy.losses == "return" and isinstance(ticket.verdict, LOSSES)
-            value = ticket.verdict
+            if ticket.base is not None and not ticket.flags & envelope.CHUNK and ticket.verdict is not None:
+                ok, value = in_its_place(ticket.policy.losses, ticket.verdict)
         self._release(ticket, kind)
         return ticket, ok, value
 
@@ -314,7 +310,7 @@ class Tickets:
             ticket.tries = {**ticket.tries, item: ticket.tries.get(item, 0) + 1}
             ticket.first = item
             return None
-        elif keeps and ticket.policy.losses == "return":
+        elif keeps and ticket.policy.losses != "raise":
             ticket.holes = {**ticket.holes, item: error}
             ticket.first = item + 1
         else:
