@@ -22,6 +22,7 @@ from poolwarden.worker.payload import Dumper, Store
 def member_of(folder: str) -> Iterator[Member]:
     """Make this process a member of the pool of this folder, until the end of the block."""
     member: Any = object.__new__(Member)
+    member.forked = False
     member.folder = folder
     member.held = []
     member.in_task = False

@@ -21,7 +21,7 @@ import pickle
 from time import monotonic_ns
 
 from .ledger import DONE, END, INLINE_MAX, ITEM, PHASE, READY, RETIRE, RUNNING, STARTED, TICKET, UNBORN
-from .member import Member, end_behind_task, join, leave
+from .member import Member, end_behind_task, end_forked, join, leave
 from .payload import SLOT_MAX, SLOT_SHIFT, Dumper
 from .signals import raised_by_handler
 
@@ -102,16 +102,23 @@ def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tu
     try:
         kind, outcome = _execute(member, ticket, flags, data, first)
     except BaseException as error:
+        if member.forked:
+            end_forked(_status(error))
         # A signal came between the task and the handling of what it raised,
         # or what it raised misbehaves.
         member.in_task = False
         if _ends_worker(member, error) and not end_behind_task(error):
             raise
         kind, outcome = EXIT, pickle.dumps((type(error).__name__, ""))
+    if member.forked:
+        # By what pickles the result.
+        end_forked(0)
     member.record.store_outcome(ticket, kind, outcome)
     # Freeing what the task was given or has made may end the worker (a
     # __del__ in C): not before its outcome is safe.
     member.held.clear()
+    if member.forked:
+        end_forked(0)
     cells[PHASE] = DONE
     # A soft timeout that the task caught; its frames hold the task's data.
     member.soft_error = None
@@ -137,11 +144,16 @@ def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -
     try:
         call = member.store.load(flags, data, f"c{ticket}")
     except BaseException as error:
+        if member.forked:
+            raise
         if _ends_worker(member, error):
             if not end_behind_task(error):
                 raise
             return _failed(member, ticket, error)
         return _pack(member, ticket, UNREADABLE, (type(error).__name__, _text(error)))
+    if member.forked:
+        # By what unpickles it. The task is the worker's.
+        raise CameBack
     member.held.append(call)
     if flags & ASK and member.store.is_marked(f"x{ticket}"):
         # Not before: what counts references to a shared array learns of this
@@ -153,7 +165,7 @@ def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -
         return _answer(member, ticket, flags, call, first)
     except BaseException as error:
         member.in_task = False
-        if _ends_worker(member, error) and not end_behind_task(error):
+        if member.forked or (_ends_worker(member, error) and not end_behind_task(error)):
             raise
         return _failed(member, ticket, error)
 
@@ -197,6 +209,8 @@ def _answer(member: Member, ticket: int, flags: int, call: Any, first: int) -> t
         func, args, kwds = call
         value = func(*args, **kwds)
     member.in_task = False
+    if member.forked:
+        raise CameBack
     # Still under the caller's `except`: Ctrl-C may come while it pickles.
     return _sendable(member, ticket, flags, value)
 
@@ -272,14 +286,41 @@ def _run_and_keep(member: Member, ticket: int, flags: int, call: Any, first: int
             member.in_task = True
             value = func(items[item])
             member.in_task = False
+            if member.forked:
+                raise CameBack
             try:
                 data = member.dumper.dumps(value)
             except Exception as error:
                 return _unsendable(member, ticket, error, value, "")
+            if member.forked:
+                raise CameBack
             frames.append(item, data)
     finally:
         frames.close()
     return PARTS, b""
+
+
+class CameBack(BaseException):
+    """A process that a task has forked has returned from it."""
+
+
+def _status(error: BaseException) -> Any:
+    """Return the exit status of a process that a task has forked, and what it left the task with.
+
+    As `multiprocessing` has it; what nobody else would learn of is printed.
+    """
+    if isinstance(error, SystemExit):
+        return error.code
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if isinstance(error, CameBack) or trace is None or trace.tb_frame.f_globals["__name__"] in _OWN_MODULES:
+        # It has come back, and found closed what is the worker's.
+        return 0
+    import sys
+
+    print(_text(error), end="", file=sys.stderr)
+    return 1
 
 
 class _Starred:

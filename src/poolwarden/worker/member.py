@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import os
 import pickle
+import stat
 import sys
 
 from . import ledger, signals
@@ -24,14 +25,19 @@ from .plain import send_plainly
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Final
+    from types import FrameType
+    from typing import Any, Final, NoReturn
 
 #: File in the pool's folder that names the host's pickler: ``module:name``.
 HOST_FILE: Final = "host"
 #: File there with the host's reducers for results, for workers older than the guard.
 REDUCERS_FILE: Final = "reducers"
 
+#: The main functions of the hosts' workers, with the names of their queues in them.
+_LOOPS: Final = {"worker": ("inqueue", "outqueue"), "_process_worker": ("call_queue", "result_queue")}
+
 _members: dict[str, Member] = {}
+_is_worker = False
 
 
 class Member:
@@ -50,14 +56,27 @@ class Member:
         signal raise in it.
     soft_error : BaseException or None
         The timeout that was raised inside the running task.
+    forked : bool
+        True in a process that this worker has forked: it is not the worker, and
+        has to end without an answer when it comes back from user code.
     """
 
-    __slots__ = ("dumper", "folder", "held", "in_task", "record", "soft_error", "stack_file", "store")
+    __slots__ = (
+        "dumper",
+        "folder",
+        "forked",
+        "held",
+        "in_task",
+        "record",
+        "soft_error",
+        "stack_file",
+        "store",
+    )
 
     def __init__(self, folder: str, reducers: Any, line: Any) -> None:
         self.folder = folder
         self.held: list[Any] = []
-        self.in_task = False
+        self.in_task = self.forked = False
         self.soft_error: BaseException | None = None
         with open(f"{folder}/{HOST_FILE}", encoding="utf-8") as text:
             pickler_name = text.read()
@@ -74,6 +93,13 @@ class Member:
         self.record.cells[ledger.ARMED] = signals.arm(self)
         die_with_parent(line)
         _mark_orderly_exit(self)
+
+    def disown(self) -> None:
+        """Let go of all that is shared, in a process that this worker has forked."""
+        self.forked = True
+        self.store.disown()
+        # A store into it raises ValueError from now on: that is what ends the loop over a chunk's items.
+        self.record.close()
 
 
 def join(folder: str, reducers: Any = None, line: Any = None) -> Member:
@@ -97,8 +123,10 @@ def join(folder: str, reducers: Any = None, line: Any = None) -> Member:
     OSError
         There is no room for a record, or the folder is gone.
     """
+    global _is_worker
     member = _members.get(folder)
     if member is None:
+        _is_worker = True
         member = _members[folder] = Member(folder, reducers, line)
     return member
 
@@ -126,6 +154,8 @@ def birth(
     BaseException
         What the initializer raised, after its traceback was put in the record.
     """
+    global _is_worker
+    _is_worker = True
     # Whatever comes of the rest: a parent that has just died may have left no
     # folder to join.
     die_with_parent(line)
@@ -141,6 +171,7 @@ def birth(
     except OSError:
         # No room. The pool must start all the same; each task will say so.
         initializer(*initargs)
+        _end_if_forked()
         return
     cells = member.record.cells
     cells[PHASE] = ledger.STARTING
@@ -150,12 +181,15 @@ def birth(
         member.in_task = False
     except BaseException:
         member.in_task = False
+        if member.forked:
+            raise
         import traceback
 
         text = traceback.format_exc().encode("utf-8", "replace")
         member.record.store_outcome(0, 0, text[-ledger.INLINE_MAX :])
         cells[PHASE] = ledger.FAILED
         raise
+    _end_if_forked()
     cells[PHASE] = ledger.READY
 
 
@@ -229,12 +263,124 @@ def _mark_orderly_exit(member: Member) -> None:
     atexit.register(came, "atexit")
 
 
+class _Exit:
+    """Stands in for the queues of a worker, and their locks, in a process that it has forked.
+
+    Whoever takes a task or gives an answer there leaves instead.
+
+    Attributes
+    ----------
+    is_there : bool
+        Whether the host's main function was found.
+    code
+        Set once the process has come back from a task: the exit status, as
+        ``sys.exit`` takes it.
+    """
+
+    is_there = False
+    code: Any = ...
+    _free: tuple[Any, ...] = ()
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Leave by the host's own way out; at once if it was interrupted itself, and may hold a lock."""
+        if self.code is ...:
+            # It went on waiting for a lock, as the worker did, and has got it since.
+            for lock in self._free:
+                if lock._is_mine():
+                    lock.release()
+            _end_here(0)
+        raise SystemExit(self.code)
+
+    acquire = release = __enter__ = __exit__ = __call__
+
+    def close_off(self, frame: FrameType | None) -> None:
+        """Put it in the place of the queues of the main function that is on this stack."""
+        self.is_there, self.code, self._free = False, ..., ()
+        while frame is not None:
+            names = _LOOPS.get(frame.f_code.co_name, ())
+            for queue in [frame.f_locals[name] for name in names if name in frame.f_locals]:
+                self.is_there = True
+                if queue.get is self:
+                    continue
+                for end in (queue._reader, queue._writer):
+                    _break(end)
+                # Who is in the middle of a read comes out of it by the lock's own object.
+                for lock in (queue._rlock, queue._wlock):
+                    if lock is not None:
+                        # One that is held is held by the worker.
+                        self._free += () if lock._semlock._is_mine() else (lock._semlock,)
+                        lock._semlock = self
+                # A queue may look them up at each call, or be looked at for them.
+                queue._rlock = queue._wlock = queue.get = queue.put = self
+            frame = frame.f_back
+
+
+def _break(end: Any) -> None:
+    """Have a pipe's end be none in this process, for who is in the middle of a call as well.
+
+    Its number stays taken, or it would be that of the next file to be opened.
+    """
+    fd, end._handle = end._handle, None
+    if fd is not None and stat.S_ISFIFO(os.fstat(fd).st_mode):
+        reader, writer = os.pipe()
+        os.close(writer)
+        os.dup2(reader, fd, inheritable=False)
+        os.close(reader)
+
+
+_exit = _Exit()
+
+
+def end_forked(code: Any) -> NoReturn:
+    """End this process, which a task has forked, with an exit status as ``sys.exit`` takes it.
+
+    As the bare worker ends, by its host's own way out, where its exit handlers
+    run and its streams are flushed.
+
+    Raises
+    ------
+    SystemExit
+        To be passed on to the host.
+    """
+    _exit.code = code
+    if not _exit.is_there:
+        _end_here(code)
+    raise SystemExit(code)
+
+
+def _end_if_forked() -> None:
+    """End a process that was forked in the initializer: it has come back from it."""
+    if not _is_worker:
+        _end_here(0)
+
+
+def _end_here(code: Any) -> NoReturn:
+    """End this process: what calls its tasks is no main function that is known, and must not go on."""
+    try:
+        util = importlib.import_module(f"{process_package()}.util")
+        util._exit_function()
+        util._flush_std_streams()
+    finally:
+        os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 def _forget() -> None:
-    # What this worker forks is no member: it must not write to our record, and
-    # Ctrl-C is its own affair.
-    if _members:
+    """In a forked process: it is no worker, whatever it does next.
+
+    It must not take tasks or answer them, nor write to our record; and Ctrl-C
+    is its own affair.
+    """
+    global _is_worker
+    if not _is_worker:
+        return
+    _is_worker = False
+    try:
+        for member in _members.values():
+            member.disown()
         _members.clear()
         signals.disarm()
+    finally:
+        _exit.close_off(sys._getframe(1))
 
 
 if hasattr(os, "register_at_fork"):

@@ -61,8 +61,17 @@ class Store:
     def __init__(self, folder: str, loads: Callable[[bytes], Any] = pickle.loads) -> None:
         self.loads = loads
         spill = f"{folder}/{SPILL}"
-        self.places = (folder, spill) if os.path.isdir(spill) else (folder,)
+        self.places: tuple[str, ...] = (folder, spill) if os.path.isdir(spill) else (folder,)
         self._slots = os.open(f"{folder}/slots", os.O_RDWR | os.O_CREAT | SAFE_OPEN, 0o600)
+        self._reading: Any = None
+
+    def disown(self) -> None:
+        """Write, remove and read nothing any more: all of it is the process's that has forked this one."""
+        self.places = ()
+        self._slots = -1
+        if self._reading is not None:
+            # Both processes would move one position in the file.
+            self._reading.close()
 
     def write_slot(self, offset: int, data: bytes) -> bool:
         """Write into a half slot; False if there is no room for it in memory."""
@@ -85,8 +94,8 @@ class Store:
             return self.loads(data)
         if where & SLOT or self.loads is not pickle.loads:
             return self.loads(self.read(where, data, name))
-        with open(self._find(name), "rb") as file:
-            return pickle.Unpickler(file).load()
+        with open(self._find(name), "rb") as self._reading:
+            return pickle.Unpickler(self._reading).load()
 
     def read(self, where: int, data: bytes, name: str) -> bytes:
         """Return a payload as it is; a file stays. Parameters as for `load`."""
@@ -195,7 +204,7 @@ class Dumper:
         except IndexError:
             sink = Sink()
             pickler = self._class(sink)
-        sink.place, sink.name = place, name
+        sink.place, sink.name, sink.forks = place, name, _forks
         try:
             pickler.dump(obj)
             found = sink.finish(store, offset)
@@ -231,10 +240,11 @@ class Sink:
     10 MB result is copied once, into the page cache.
     """
 
-    __slots__ = ("_fd", "_parts", "_size", "name", "place")
+    __slots__ = ("_fd", "_parts", "_size", "forks", "name", "place")
 
     def __init__(self) -> None:
         self.place = self.name = ""
+        self.forks = 0
         self._parts: list[bytes] = []
         self._size = 0
         self._fd = -1
@@ -249,6 +259,7 @@ class Sink:
                 self._parts.append(data if type(data) is bytes else bytes(data))
                 return size
             self._begin_file()
+        self._check()
         write_all(self._fd, data)
         return size
 
@@ -276,7 +287,13 @@ class Sink:
             os.close(self._fd)
             self._fd = -1
 
+    def _check(self) -> None:
+        # The file is the other process's.
+        if self.forks != _forks:
+            raise OSError(errno.EPERM, "this process was forked while an object was pickled")
+
     def _begin_file(self) -> None:
+        self._check()
         self._fd = os.open(
             f"{self.place}/{self.name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_OPEN, 0o600
         )
@@ -293,3 +310,16 @@ def write_all(fd: int, data: Any) -> None:
     view = memoryview(data).cast("B")
     while view.nbytes:
         view = view[os.write(fd, view) :]
+
+
+#: How many forks lie between this process and the first of its line.
+_forks = 0
+
+
+def _count() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count)

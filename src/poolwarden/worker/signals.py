@@ -8,6 +8,7 @@ real-time signal would kill the process.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import signal
 import threading
@@ -35,14 +36,18 @@ _CRASHES: Final = tuple(
 _VARARGS: Final = 4
 
 _member: Member | None = None
+#: Whether somebody else had the stacks of crashes written before.
+_was_enabled = False
 
 
 def arm(member: Member) -> int:
     """Install the handlers and return the ARMED bits; never raises."""
-    global _member
+    global _member, _was_enabled
     # A pool that is guarded a second time finds our own handlers, not the default.
     again = _member is not None
     _member = member
+    if not again:
+        _was_enabled = faulthandler.is_enabled()
     bits = 0
     if _is_default(*_CRASHES) or faulthandler.is_enabled():
         faulthandler.enable(member.stack_file)
@@ -61,9 +66,22 @@ def arm(member: Member) -> int:
 
 
 def disarm() -> None:
-    """Give Ctrl-C back, in a process that was forked by a worker; never raises."""
+    """Give the signals back, in a process that was forked by a worker; never raises.
+
+    What it writes at a crash would be in the worker's stack otherwise.
+    """
     global _member
+    if _member is None:
+        return
     _member = None
+    with contextlib.suppress(Exception):
+        if STACK_SIGNAL is not None:
+            faulthandler.unregister(STACK_SIGNAL)
+        faulthandler.disable()
+        if _was_enabled:
+            faulthandler.enable()
+    if SOFT_SIGNAL is not None and signal.getsignal(SOFT_SIGNAL) is _on_soft_timeout:
+        signal.signal(SOFT_SIGNAL, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is _on_interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
