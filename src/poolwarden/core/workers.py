@@ -111,7 +111,10 @@ class Worker(Handle):
     def set_cells(self, **values: int) -> None:
         """Store into cells of the record, in the order given, by their names."""
         record = self._open_record()
-        if record is not None:
+        if record is None:
+            return
+        # Another thread may have closed it since.
+        with contextlib.suppress(ValueError):
             for name, value in values.items():
                 record.cells[getattr(ledger, name)] = value
 
