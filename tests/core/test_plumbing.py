@@ -21,7 +21,6 @@ from poolwarden.core.plumbing import (
     messages,
     read_available,
     still_waiting,
-    take,
     thaw,
     wait_until,
     waiting_readers,
@@ -301,26 +300,6 @@ def test_a_lock_that_a_thread_of_ours_holds_for_a_moment_is_not_freed_twice():
 
 def test_where_a_host_has_no_lock_there_is_nothing_to_do():
     free(None)
-    assert take(None, 0) is True
-
-
-@LOCKS
-def test_a_lock_that_is_free_is_taken(make):
-    lock = make()
-    assert take(lock, DEADLINE) is True
-    assert not lock.acquire(True, 0)
-    lock.release()
-    assert is_free_once(lock)
-
-
-@LOCKS
-def test_a_lock_that_the_dead_hold_is_taken_over(make):
-    lock = make()
-    assert exit_code_of(die_with, lock) == 0
-    assert take(lock, 0) is True
-    assert not lock.acquire(True, 0)
-    lock.release()
-    assert is_free_once(lock)
 
 
 # -- pipes ----------------------------------------------------------------------------------------
@@ -382,7 +361,7 @@ def test_reading_lets_a_writer_go_on_who_was_blocked(pipe):
 
 
 def test_semaphores_of_other_start_methods_are_the_same():
-    """The private name that says whether one is taken, as `free` and `take` need it."""
+    """The private name that says whether one is taken, as `free` needs it."""
     for method in multiprocessing.get_all_start_methods():
         lock = multiprocessing.get_context(method).Lock()
         assert lock._semlock._is_zero() is False

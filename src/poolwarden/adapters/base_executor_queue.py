@@ -97,8 +97,8 @@ class CallQueue:
     def read_lock(self) -> Any:
         return self.calls._rlock
 
-    def free_other_locks(self) -> None:
-        plumbing.free(self._result_lock)
+    def free_other_locks(self, free: Callable[[Any], None] = plumbing.free) -> None:
+        free(self._result_lock)
 
     def is_quiet(self) -> bool:
         """Return whether every call that was put has been taken by a worker."""

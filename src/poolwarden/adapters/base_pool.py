@@ -331,8 +331,8 @@ class BasePool(PoolAdapter):
     def read_lock(self) -> Any:
         return getattr(self._inqueue, "_rlock", None)
 
-    def free_other_locks(self) -> None:
-        plumbing.free(getattr(self._outqueue, "_wlock", None))
+    def free_other_locks(self, free: Callable[[Any], None] = plumbing.free) -> None:
+        free(getattr(self._outqueue, "_wlock", None))
 
     def is_quiet(self) -> bool:
         return not self.gate.busy

@@ -34,6 +34,7 @@ _CALLS = {
 _FUTEX_COMMAND = 0x7F
 _FUTEX_WAITS = (0, 9)
 _FUTEX_TIMED_WAIT = 9
+_FUTEX_PRIVATE = 0x80
 _SIGNAL_MASKS = re.compile(r"^(?:SigPnd|ShdPnd|SigBlk):\s*(\w+)$", re.MULTILINE)
 _CAUGHT_SIGNALS = re.compile(r"^SigCgt:\s*(\w+)$", re.MULTILINE)
 # Source: poll(2), struct pollfd.
@@ -92,6 +93,10 @@ class Handle:
         """Return whether the kernel says that every thread of it is stopped."""
         return _state(self.pid) in ("T", "t")
 
+    def cannot_run(self) -> bool:
+        """Return whether it is stopped, or will be before it comes out of the kernel; or nobody can say."""
+        return _state(self.pid) in ("T", "t", "D", "")
+
     def sleeps(self) -> bool:
         """Return whether the kernel says that it sleeps, waiting for something."""
         return _state(self.pid) == "S"
@@ -142,9 +147,9 @@ class Handle:
         """
         try:
             with open(f"/proc/{self.pid}/syscall", encoding="ascii") as file:
-                number, *rest = file.read().split()[:3]
+                number, *rest = file.read().split()[:5]
             name = _CALLS.get(int(number), "")
-            first, second = (int(argument, 16) for argument in rest)
+            first, second, _, fourth = (int(argument, 16) for argument in rest)
             if name == "restart":
                 # It keeps its arguments, but not its name.
                 timed = second & _FUTEX_COMMAND == _FUTEX_TIMED_WAIT
@@ -154,6 +159,9 @@ class Handle:
             # The same call wakes others: who releases a semaphore is in it too.
             if name == "futex" and second & _FUTEX_COMMAND not in _FUTEX_WAITS:
                 name = ""
+            if name == "futex" and second & _FUTEX_PRIVATE:
+                # The fourth is the address of its timeout; a restarted call has one.
+                name = "" if fourth or _CALLS.get(int(number)) != "futex" else "own-lock"
             return name, first
         except (OSError, ValueError):
             return "", 0

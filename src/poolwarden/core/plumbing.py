@@ -39,15 +39,15 @@ HANDOVER_BOUND: Final = 0.001
 READER_BOUND: Final = 0.01
 
 
-def freeze(workers: Iterable[Worker]) -> list[Worker]:
+def freeze(workers: Iterable[Worker], bound: float = SIGNAL_BOUND) -> list[Worker]:
     """Stop workers and return those that were running; wait until they have stopped.
 
     A worker that somebody else has stopped is left out, so that it is not
-    woken with the others. One that does not stop in `SIGNAL_BOUND` is treated
+    woken with the others. One that does not stop in `bound` seconds is treated
     as stopped: it is in the kernel and cannot change its phase soon.
     """
     sent = [worker for worker in workers if not worker.is_stopped() and worker.send(signal.SIGSTOP)]
-    wait_until(lambda: all(worker.is_stopped() or worker.has_ended() for worker in sent), SIGNAL_BOUND)
+    wait_until(lambda: all(worker.is_stopped() or worker.has_ended() for worker in sent), bound)
     return sent
 
 
@@ -127,8 +127,10 @@ def kill_all_but(workers: Iterable[Worker], kept: Callable[[Worker], bool]) -> l
     survivors = [worker for worker in workers if kept(worker)]
     killed = [worker for worker in workers if worker not in survivors]
     for worker in killed:
-        worker.killed = worker.killed or Kill("repair")
-        worker.send(signal.SIGKILL)
+        # One that has died by itself meanwhile was not killed here.
+        if not worker.has_ended():
+            worker.killed = worker.killed or Kill("repair")
+            worker.send(signal.SIGKILL)
     wait_until(lambda: all(worker.has_ended() for worker in killed), SIGNAL_BOUND)
     return survivors
 
@@ -157,7 +159,7 @@ def end_stuck(workers: Iterable[Worker], before: set[Worker]) -> set[Worker]:
         for worker in workers
         if worker.snapshot().phase not in (STARTING, RUNNING)
         and not worker.is_unknown()
-        and worker.system_call()[0] == "futex"
+        and worker.system_call()[0] in ("futex", "own-lock")
         and worker.has_one_thread()
     }
     for worker in stuck & before:
@@ -196,13 +198,6 @@ def free(lock: Any, bound: float = LOCK_BOUND) -> None:
         return
     with contextlib.suppress(ValueError):
         lock.release()
-
-
-def take(lock: Any, timeout: float) -> bool:
-    """Hold a lock that only the dead can hold: take it, or take it over."""
-    if lock is None or lock._semlock._is_zero():
-        return True
-    return bool(lock.acquire(True, timeout))
 
 
 def read_available(fd: int) -> bytes:

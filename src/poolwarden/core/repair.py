@@ -5,8 +5,8 @@ made of is its adapter's (`HostQueue`), what can be done to processes, pipes
 and locks is in `plumbing`. Runs in the watchdog's thread.
 
 1. Nobody writes tasks, and no worker is born.
-2. Every worker is stopped; those that cannot be proved harmless are killed.
-   Now a lock that is taken belongs to the dead.
+2. Every worker outside of user code is stopped; those that cannot be proved
+   harmless are killed. Now a lock that is taken belongs to the dead (`world`).
 3. If no live worker waits for the next task, the task pipe may hold half a
    message: it is emptied, with the reader's lock in our hands.
 4. What had been sent, has not begun and has no answer is sent again, once the
@@ -24,6 +24,7 @@ from . import plumbing
 from .gate import Gate
 from .tickets import Ticket
 from .workers import Worker
+from .world import RestlessError, World
 
 if TYPE_CHECKING:
     from .guard import Guard
@@ -53,8 +54,8 @@ class HostQueue(Protocol):
     def read_lock(self) -> Any:
         """Return the lock that a worker holds while it waits for a task; None if there is none."""
 
-    def free_other_locks(self) -> None:
-        """Free all other locks that workers may hold, with `plumbing.free`."""
+    def free_other_locks(self, free: Callable[[Any], None] = plumbing.free) -> None:
+        """Free all other locks that workers may hold, with `free`."""
 
     def is_quiet(self) -> bool:
         """Return whether no task is being written, nor on its way through the host."""
@@ -91,32 +92,32 @@ def _mend(guard: Guard, queue: HostQueue) -> None:
     readers: set[Worker] = set()
     if plumbing.wait_until(queue.is_quiet, plumbing.READER_BOUND):
         readers = plumbing.waiting_readers(workers, queue.reader())
-    frozen = plumbing.freeze(workers)
-    readers = plumbing.still_waiting(readers, queue.reader())
-    kept: list[Worker] = workers
+    world = World(workers, readers, queue.reader(), queue.may_keep)
     try:
-        harmless = [worker for worker in workers if worker in readers or plumbing.is_harmless(worker)]
-        unknown = [worker for worker in workers if worker not in harmless and queue.may_keep(worker)]
-        kept = plumbing.kill_all_but(workers, lambda worker: worker in harmless or worker in unknown)
-        # Of all that are known: those that have died meanwhile, and those that
-        # have finished and wait to send, had begun their tasks as well.
-        begun = plumbing.begun_tickets(known)
-        for worker in set(known).difference(kept):
-            guard.deliver_last_outcome(worker)
-        queue.free_other_locks()
-        nobody_reads = readers.isdisjoint(kept)
-        if nobody_reads and not plumbing.take(queue.read_lock(), QUEUE_BOUND):
+        world.stop()
+        queue.free_other_locks(world.free)
+        nobody_reads = not world.has_reader
+        if nobody_reads and not world.take(queue.read_lock(), QUEUE_BOUND):
             guard.break_pool("the lock of its task queue could not be had")
             return
+        # From here on nobody takes a task: the reader's lock is ours, or the pipe is empty. Of all
+        # that are known: those that have died meanwhile, and those that have finished and wait to
+        # send, had begun their tasks as well.
+        begun = plumbing.begun_tickets(known)
+        for worker in set(known).difference(world.kept):
+            guard.deliver_last_outcome(worker)
+    except RestlessError:
+        guard.break_pool("its workers could not be held still")
+        return
     finally:
-        plumbing.thaw(worker for worker in frozen if worker in kept)
+        world.thaw()
     unread = queue.empty() if nobody_reads else set()
     unstarted = [
         (ticket, ticket.sendings)
         for ticket in list(guard.tickets.open.values())
         if ticket.sent and ticket.verdict is None and ticket.number not in begun
     ]
-    if unknown:
+    if unknown := world.unknown:
         rest = [entry for entry in unstarted if entry[0].number not in unread]
         _send_when_known(guard, queue, rest, unknown)
         unstarted = [entry for entry in unstarted if entry[0].number in unread]

@@ -1,0 +1,174 @@
+"""The workers of a pool while its plumbing is mended: stopped, or looked at.
+
+Runs in the watchdog's thread. A worker in user code is not stopped: a call in C
+there would end with EINTR (``recv`` with a timeout, ``semtimedop``,
+``epoll_wait``), and it keeps its life in any case. It holds no lock of the pool
+as long as its record says so. All others are stopped, and must be proved
+harmless, or are killed.
+
+Neither lasts: a task ends, and its worker goes on to a lock; somebody sends
+SIGCONT to the process group (``fg`` in a shell). So nothing that is seen of a
+lock counts unless every worker was at one and the same place before and after:
+
+- A worker in user code whose record names the same task, item and start twice
+  was in user code all the time between, for each start has its own time.
+- One that was stopped with the same record and in the same system call twice
+  has not run between, or has run and moved nothing.
+
+At the moment of the look no live worker held the lock then. If it was taken, it
+was taken by the dead (or a thread of this process, which got its time before).
+The dead give nothing back, so it is taken by them until we release it, however
+the living may have moved since: they can only have come to wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from ..worker.ledger import READY, RUNNING
+from . import plumbing
+from .workers import Worker
+
+#: Seconds for all workers outside of user code to stop. One that takes longer is killed.
+STOP_BOUND: Final = 0.5
+#: Seconds that workers are given to stop before they are looked at.
+STEP: Final = 0.05
+#: Seconds for all workers to be in one place long enough for a look, which takes well under a millisecond.
+STILL_BOUND: Final = 2.0
+
+
+class RestlessError(Exception):
+    """The workers could not be held still: somebody wakes them again and again."""
+
+
+class World:
+    """The live workers of one pool during one repair.
+
+    Parameters
+    ----------
+    workers : iterable of Worker
+        All live workers.
+    readers : set of Worker
+        Those that were seen to wait for the next task in an empty pipe.
+    pipe : int
+        Descriptor of the reading end of that pipe.
+    may_keep : callable
+        Returns whether a stopped worker must live though it was not proved harmless.
+
+    Attributes
+    ----------
+    kept : list of Worker
+        Those that live.
+    unknown : list of Worker
+        Those of them that were not proved harmless.
+    """
+
+    def __init__(
+        self, workers: Iterable[Worker], readers: set[Worker], pipe: int, may_keep: Callable[[Worker], bool]
+    ) -> None:
+        self.kept = list(workers)
+        self.unknown: list[Worker] = []
+        self._readers = readers
+        self._pipe = pipe
+        self._may_keep = may_keep
+        self._frozen: set[Worker] = set()
+
+    def stop(self) -> None:
+        """Stop those that are not in user code; kill those of them that are not proved harmless."""
+        deadline = time.monotonic() + STOP_BOUND
+        while moving := self._judge():
+            if time.monotonic() >= deadline:
+                self._kill(moving)
+
+    def _judge(self) -> list[Worker]:
+        """Stop everybody outside of user code, judge who has stopped, and return the others."""
+        self.kept = [worker for worker in self.kept if not worker.has_ended()]
+        others = [worker for worker in self.kept if not is_in_user_code(worker)]
+        self._frozen.update(plumbing.freeze(others, STEP))
+        stopped = [worker for worker in others if worker.cannot_run()]
+        self._readers = plumbing.still_waiting(self._readers.intersection(others), self._pipe)
+        harmless = {worker for worker in stopped if worker in self._readers or plumbing.is_harmless(worker)}
+        self.unknown = [worker for worker in stopped if worker not in harmless and self._may_keep(worker)]
+        self._kill(worker for worker in stopped if worker not in harmless and worker not in self.unknown)
+        return [worker for worker in self.kept if not is_in_user_code(worker) and worker not in stopped]
+
+    def _kill(self, workers: Iterable[Worker]) -> None:
+        doomed = set(workers)
+        self.kept = plumbing.kill_all_but(self.kept, lambda worker: worker not in doomed)
+
+    def thaw(self) -> None:
+        """Let those go on that were stopped here."""
+        plumbing.thaw(worker for worker in self._frozen if worker in self.kept)
+
+    @property
+    def has_reader(self) -> bool:
+        """Whether a live worker waits for the next task in an empty pipe, and holds the reader's lock."""
+        return not self._readers.isdisjoint(self.kept)
+
+    def free(self, lock: Any) -> None:
+        """Free a lock if a dead worker holds it.
+
+        Raises
+        ------
+        RestlessError
+            The workers could not be held still.
+        """
+        if lock is None:
+            return
+        # A thread of this process may hold it for a moment.
+        if lock.acquire(True, plumbing.LOCK_BOUND) or self._is_taken_by_the_dead(lock):
+            with contextlib.suppress(ValueError):
+                lock.release()
+
+    def take(self, lock: Any, timeout: float) -> bool:
+        """Hold a lock: take it, or take it over from a dead worker; False if it cannot be had.
+
+        Raises
+        ------
+        RestlessError
+            The workers could not be held still.
+        """
+        if lock is None:
+            return True
+        deadline = time.monotonic() + timeout
+        while not self._is_taken_by_the_dead(lock):
+            if lock.acquire(True, plumbing.LOCK_BOUND):
+                return True
+            if time.monotonic() >= deadline:
+                return False
+        return True
+
+    def _is_taken_by_the_dead(self, lock: Any) -> bool:
+        started = time.monotonic()
+        while (elapsed := time.monotonic() - started) < STILL_BOUND:
+            before = list(map(_place_of, self.kept))
+            if None not in before:
+                taken = bool(lock._semlock._is_zero())
+                if list(map(_place_of, self.kept)) == before:
+                    return taken
+            if elapsed < STOP_BOUND:
+                self.stop()
+            else:
+                # Somebody wakes them faster than they can be looked at. Nobody wakes the dead.
+                self._kill(worker for worker in self.kept if not is_in_user_code(worker))
+        raise RestlessError
+
+
+def is_in_user_code(worker: Worker) -> bool:
+    """Return whether a worker runs a task, or has not begun to wait for one."""
+    phase = worker.snapshot().phase
+    return phase == RUNNING or (phase < READY and not worker.older)
+
+
+def _place_of(worker: Worker) -> object | None:
+    """Return where a worker is, something else for each place; None if that may change at any moment."""
+    if worker.has_ended():
+        return None
+    seen = worker.snapshot()
+    if is_in_user_code(worker):
+        # In the first case this names one run of one item.
+        return seen if seen.phase == RUNNING else READY
+    return (seen, worker.system_call()) if worker.cannot_run() else None
