@@ -205,3 +205,45 @@ def test_importing_errors_does_not_import_records():
 
 def test_all_names_exist():
     assert all(hasattr(errors, name) for name in errors.__all__)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            errors.WorkerLostError(
+                "long\ntext",
+                task=TaskInfo("__main__.thumbnail", 17, "job.py:3", 1),
+                exit=WorkerExit(7, -11, "SIGSEGV", "signal", ()),
+            ),
+            "WorkerLostError(item 17 of __main__.thumbnail: SIGSEGV)",
+        ),
+        (
+            errors.WorkerLostError(
+                "long\ntext",
+                task=TaskInfo("f", None, None, 1),
+                exit=WorkerExit(7, -9, "SIGKILL", "oom", ("x",)),
+            ),
+            "WorkerLostError(f: SIGKILL, out of memory)",
+        ),
+        (
+            errors.TaskTimeoutError(
+                "long\ntext",
+                task=TaskInfo("f", 0, None, 1),
+                exit=WorkerExit(7, -9, "SIGKILL", "killed_by_guard", ("x",)),
+            ),
+            "TaskTimeoutError(item 0 of f)",
+        ),
+        (
+            errors.WorkerLostError("x", exit=WorkerExit(7, 3, None, "exit", ())),
+            "WorkerLostError(x: exit code 3)",
+        ),
+        (errors.PoolBrokenError("It is over.\nTry: more."), "PoolBrokenError(It is over.)"),
+        (errors.PayloadError("a\x1b[2J\nb"), r"PayloadError(a\x1b[2J)"),
+        (errors.ConfigurationError("y" * 1000), f"ConfigurationError({'y' * 200}... (1000 characters))"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_repr_is_one_short_line(error, text):
+    assert repr(error) == text
+    assert repr([error, pickle.loads(pickle.dumps(error))]) == f"[{text}, {text}]"

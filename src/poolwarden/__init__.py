@@ -26,11 +26,12 @@ if TYPE_CHECKING:
         WorkerLostError,
     )
     from .policy import Policy, limits
-    from .records import Event, TaskInfo, WorkerExit
+    from .records import EVENT_KINDS, Event, TaskInfo, WorkerExit
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "EVENT_KINDS",
     "ConfigurationError",
     "Event",
     "PayloadError",
@@ -63,7 +64,7 @@ _MODULES = {
         "WorkerLostError",
     ),
     "policy": ("Policy", "limits"),
-    "records": ("Event", "TaskInfo", "WorkerExit"),
+    "records": ("EVENT_KINDS", "Event", "TaskInfo", "WorkerExit"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

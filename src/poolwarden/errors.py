@@ -18,6 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
+from .plaintext import shortened, visible
+
 if TYPE_CHECKING:
     from .records import TaskInfo, WorkerExit
 
@@ -63,8 +65,26 @@ class PoolWardenError(Exception):
         Whether any code of the task may have run. False is a promise: it is
         safe to submit the task again.
 
+    Attributes
+    ----------
+    task : TaskInfo or None
+        Which task: ``task.function`` (its qualified name), ``task.index`` (of
+        the item in a `map` or the like), ``task.site`` (the line that submitted
+        it) and ``task.attempts``. None if no task was concerned, or none known.
+    exit : WorkerExit or None
+        How the worker ended: ``exit.pid``, ``exit.exitcode``, ``exit.signal``,
+        ``exit.cause`` (``"oom"``, ``"signal"``, ...) and ``exit.evidence``.
+        None if no worker ended.
+    stack : str or None
+        Where the task stood when its worker crashed or its time was over.
+    may_have_run : bool
+        Whether any code of the task may have run. False is a promise.
+
     Notes
     -----
+    ``str(error)`` has a line each for what happened, how, how that is known,
+    and what to try; ``repr(error)`` is one short line, for lists of results.
+
     Pickling and `copy.deepcopy` keep the message, every attribute (those added
     later and those of subclasses included) and a `RemoteTraceback` cause.
     """
@@ -83,6 +103,18 @@ class PoolWardenError(Exception):
         self.exit = exit
         self.stack = stack
         self.may_have_run = may_have_run
+
+    def __repr__(self) -> str:
+        task, exit = self.task, self.exit
+        if task is None:
+            what = str(self.args[0] if self.args else "").partition("\n")[0]
+        else:
+            what = task.function if task.index is None else f"item {task.index} of {task.function}"
+        # What the guard killed has ended for the reason that the class says.
+        if exit is not None and exit.cause != "killed_by_guard":
+            what += f": {exit.signal or f'exit code {exit.exitcode}'}"
+            what += ", out of memory" if exit.cause == "oom" else ""
+        return f"{type(self).__name__}({visible(shortened(what))})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default would call the class with `args` alone: subclasses that ask for more could not be

@@ -28,7 +28,23 @@ EVENT_KINDS: Final = (
     "init_failed",
     "breaker_open",
 )
-"""The values of `Event.kind`."""
+"""The values of `Event.kind`; later versions may add some.
+
+``worker_lost``
+    A worker died, and no task of the guard's with it.
+``task_lost``, ``task_retried``
+    A task was lost with its worker; it fails, or is run again.
+``task_timeout``, ``task_cancelled``
+    A task was stopped, because of its timeout or by `cancel`.
+``pool_repaired``
+    The pool's queues were put right behind a death.
+``pool_broken``
+    The pool was given up.
+``init_failed``
+    A worker ended before it was ready.
+``worker_killed``, ``breaker_open``
+    Not told by this version.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +59,19 @@ class TaskInfo:
         Position of the item in the call (`map`, `imap`, ...), from 0;
         None for a single task.
     site : str or None
-        Where the task was submitted, as ``"file.py:12"``; None if not known.
+        Where the task was submitted, as ``"file.py:12"``: the innermost line
+        that is not of an installed library; None if not known.
     attempts : int
         How often the task was started in a worker.
+    through : str or None
+        The line of the installed library that submitted it for that line.
     """
 
     function: str
     index: int | None
     site: str | None
     attempts: int
+    through: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

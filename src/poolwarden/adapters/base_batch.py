@@ -45,7 +45,7 @@ class Batch:
 
     flags: Final = envelope.CHUNK | envelope.BATCH | envelope.ASK
 
-    def __init__(self, call: Any, base: int, policy: Policy, site: tuple[str, int] | None) -> None:
+    def __init__(self, call: Any, base: int, policy: Policy, site: tuple[Any, ...] | None) -> None:
         self.call = call
         self.base = base
         self.policy = policy

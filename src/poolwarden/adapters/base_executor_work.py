@@ -55,7 +55,7 @@ class Work:
     kwargs: dict[str, Any] = {}  # noqa: RUF012 - the envelope takes none
 
     def __init__(
-        self, adapter: ExecutorAdapter, work_id: int, item: Any, site: tuple[str, int] | None
+        self, adapter: ExecutorAdapter, work_id: int, item: Any, site: tuple[Any, ...] | None
     ) -> None:
         self._adapter = adapter
         self.work_id = work_id

@@ -98,7 +98,7 @@ class TaskQueue:
         self.adapter.guard.tickets.relief.set()
         self._enqueue(Feed(self, (), None, None))
 
-    def _send_directly(self, task: Any, site: tuple[str, int] | None) -> None:
+    def _send_directly(self, task: Any, site: tuple[Any, ...] | None) -> None:
         gate = self.adapter.gate
         try:
             ticket = self._issue(task, site, None)
@@ -193,7 +193,7 @@ class TaskQueue:
         self._bare.put(([task] * count, None))
         self.poke()
 
-    def _issue(self, task: Any, site: tuple[str, int] | None, feed: Feed | None) -> Ticket:
+    def _issue(self, task: Any, site: tuple[Any, ...] | None, feed: Feed | None) -> Ticket:
         """Issue a task's ticket; answer it at once if it cannot be sent."""
         guard = self.adapter.guard
         job, index, func, args, kwds = task
@@ -248,7 +248,7 @@ class Feed:
         line: TaskQueue,
         tasks: Any,
         set_length: Callable[[int], None] | None,
-        site: tuple[str, int] | None,
+        site: tuple[Any, ...] | None,
     ) -> None:
         self._queue = line
         self.is_single = isinstance(tasks, list)

@@ -42,7 +42,7 @@ class _Call:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.site: tuple[str, int] | None = None
+        self.site: tuple[Any, ...] | None = None
         self.futures: set[Future[Any]] = set()
         self.guard: Any = None
         self.deaths = 0

@@ -12,7 +12,9 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from ..records import WorkerExit
-from ..worker.ledger import READY, STARTING
+from ..worker.ledger import READY, STARTING, UNBORN
+from .mainmodule import why_no_import
+from .printed import type_raised
 
 if TYPE_CHECKING:
     from .guard import Guard
@@ -65,11 +67,7 @@ class Breaker:
         if timed_out and nobody_ready:
             guard.break_pool("its workers outran startup_timeout in their initializer", exit, text)
         elif self._failed >= FAILED_STARTS:
-            reason = "its workers end before they are ready"
-            if text:
-                reason = "its initializer raised"
-            elif phase == STARTING:
-                reason = "its workers end in their initializer"
+            reason = _why(worker, phase, exit, text)
             guard.break_pool(f"{reason}, {self._failed} times in a row", exit, text)
         elif self._killed >= KILLED_STARTS:
             guard.break_pool(f"{self._killed} workers in a row were killed while they started", exit, text)
@@ -83,3 +81,20 @@ class Breaker:
     def stop_waiting(self) -> None:
         """Do not wait any more: the pool ends."""
         self._closing.set()
+
+
+def _why(worker: Worker, phase: int, exit: WorkerExit, text: str | None) -> str:
+    """Return why workers do not get ready, as the end of a sentence."""
+    if text:
+        return f"its initializer raised {type_raised(text)}".rstrip()
+    if phase == STARTING:
+        return "its workers end in their initializer"
+    if phase == UNBORN and (exit.exitcode or 0) > 0 and _imports_main(worker):
+        return why_no_import()
+    return "its workers end before they are ready"
+
+
+def _imports_main(worker: Worker) -> bool:
+    """Return whether it began with an interpreter of its own, and so with the program's main module."""
+    popen = getattr(getattr(worker, "process", None), "_popen", None)
+    return getattr(popen, "method", "fork") != "fork"

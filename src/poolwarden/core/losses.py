@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ..records import WorkerExit
 from ..worker import ledger
 from . import verdicts
 from .diagnosis import Evidence, diagnose
+from .printed import own_traceback
 from .recording import running
 from .tickets import Ticket
 from .workers import Snapshot, Worker
@@ -110,7 +112,7 @@ class Losses:
             return
         exit = self._diagnose(worker, code)
         reason = _why_stopped(worker, ticket, seen)
-        info = ticket.info(seen.item)
+        info, fate = ticket.info(seen.item), ticket.chunk_fate(seen.item)
         if self._track is not None:
             self._track.saw(running(worker, seen, ticket))
         stack = None
@@ -120,11 +122,14 @@ class Losses:
         elif reason == "timeout":
             stack = None if worker.killed is None else worker.killed.stack
             limit = ticket.timeout_of(seen.item) or 0.0
-            error = guard.adapter.as_host_error(verdicts.task_timeout(info, exit, limit, stack, soft=False))
+            error = verdicts.task_timeout(info, exit, limit, stack, soft=False, chunk=fate)
+            error = guard.adapter.as_host_error(error)
             event = "task_timeout"
         else:
             stack = worker.crash_stack() if exit.signal in _CRASHES else None
-            error, event = guard.adapter.as_host_error(verdicts.worker_lost(info, exit, stack)), "task_lost"
+            ran = _seconds_since(seen.started)
+            error = verdicts.worker_lost(info, exit, stack, ran=ran, chunk=fate)
+            error, event = guard.adapter.as_host_error(error), "task_lost"
             guard.breaker.task_lost()
         kind = guard.tickets.lose(ticket, seen.item, error, retry=event == "task_lost")
         if kind is None:
@@ -163,8 +168,10 @@ class Losses:
         text, item = pickle.loads(data)
         info = ticket.info(item)
         limit = ticket.timeout_of(item) or 0.0
-        error = guard.adapter.as_host_error(verdicts.task_timeout(info, None, limit, text, soft=True))
-        guard.tell("task_timeout", task=info, detail=_first_line(error), stack=_own_traceback(text))
+        error = guard.adapter.as_host_error(
+            verdicts.task_timeout(info, None, limit, text, soft=True, chunk=ticket.chunk_fate(item))
+        )
+        guard.tell("task_timeout", task=info, detail=_first_line(error), stack=own_traceback(text))
         following = guard.tickets.lose(ticket, item, error, retry=False)
         if following is None:
             guard.adapter.resend([ticket])
@@ -190,13 +197,10 @@ def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
-def _own_traceback(text: str) -> str:
-    """Return the part of a printed traceback that is of the last exception.
-
-    Those it came upon are the task's: their messages may hold its data.
-    """
-    before, start, last = text.rpartition("Traceback (most recent call last):")
-    return start + last if before else text
+def _seconds_since(started: int) -> float | None:
+    """Return how long ago a moment in nanoseconds was; None if the worker's clock is not ours."""
+    seconds = time.monotonic() - started / 1e9
+    return seconds if started and seconds >= 0 else None
 
 
 def _is_reaped_by_kernel(worker: Worker) -> bool:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import TaskTimeoutError, WorkerLostError
+from ..plaintext import visible
 from ..worker import envelope, payload
 from ..worker.frames import read_frames
 from . import verdicts
+from .printed import raised
 
 if TYPE_CHECKING:
     from ..adapters.base import PoolAdapter
@@ -60,8 +62,9 @@ def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) ->
         type_name, text, pickled = content
         try:
             return adapter.with_remote_traceback(adapter.loads(pickled), text)
-        except BaseException:
-            return verdicts.payload(ticket.info(), "result", type_name, text)
+        except BaseException as error:
+            said = visible(type(error).__name__)
+            return verdicts.payload(ticket.info(), "result", type_name, text, unpickling=said)
     if kind == envelope.UNSENDABLE:
         why, what, text, pickled = content
         try:
@@ -131,4 +134,4 @@ def _unreadable(ticket: Ticket, error: BaseException) -> BaseException:
     # An unpickler of dill, which is in these frames, keeps what it has read where
     # no collector looks: if that is this error, and all would live for ever.
     error.__traceback__ = None
-    return verdicts.payload(ticket.info(), "result", type(error).__name__, text)
+    return verdicts.payload(ticket.info(), "result", None, text, unpickling=raised(text))

@@ -19,7 +19,8 @@ from ..policy import Policy, overrides_of
 from ..records import TaskInfo
 from ..worker import envelope, payload
 from ..worker.frames import read_frames
-from .naming import name_of
+from . import verdicts
+from .naming import name_of, site_texts
 from .outcome import decode, in_its_place
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Ticket:
     count = 1
     data = b""
     first = 0
-    site: tuple[str, int] | None = None
+    site: tuple[Any, ...] | None = None
     sent = False
     sendings = 0
     cancelled = False
@@ -118,9 +119,15 @@ class Ticket:
     def info(self, item: int = 0) -> TaskInfo:
         """Return what errors and events say of the task, or of one item of it."""
         index = None if self.base is None else self.base + item
-        site = None if self.site is None else "{}:{}".format(*self.site)
+        site, through = site_texts(self.site)
         function = self.function[item] if type(self.function) is tuple else self.function
-        return TaskInfo(name_of(function), index, site, self.tries.get(item, 0) + self.sent)
+        return TaskInfo(name_of(function), index, site, self.tries.get(item, 0) + self.sent, through)
+
+    def chunk_fate(self, item: int) -> str:
+        """Return what becomes of its other items if it is lost in this one, as errors say it."""
+        if not self.flags & envelope.CHUNK or self.policy.losses != "raise":
+            return ""
+        return verdicts.chunk_fate(self.base or 0, self.count, item)
 
     def call(self, folder: str) -> tuple[str, int, int, bytes, int]:
         """Return the arguments of `worker.envelope.run`."""

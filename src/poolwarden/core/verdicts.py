@@ -1,8 +1,9 @@
 """Builds the errors that users read.
 
 Covers the words: line 1 says what happened to which task, line 2 how the
-worker ended, line 3 how that is known, line 4 what to try. Does not find
-anything out and raises nothing. Pure; the parent process, any thread.
+worker ended, line 3 how that is known, line 4 what to try; a line that would
+say nothing is left out. Does not find anything out and raises nothing. Pure;
+the parent process, any thread. What to try is in `advice`.
 
 Arguments and results of tasks never appear, since they may hold secrets.
 Texts printed in the worker (a traceback, a stack) become the ``__cause__``,
@@ -11,7 +12,8 @@ which Python shows above the error; `PoolWardenError` pickles that cause.
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeVar
+from collections.abc import Iterable
+from typing import Literal, TypeVar
 
 from ..errors import (
     PayloadError,
@@ -22,17 +24,25 @@ from ..errors import (
     TaskTimeoutError,
     WorkerLostError,
 )
+from ..plaintext import shortened, visible
 from ..records import TaskInfo, WorkerExit
+from . import advice
 from .exitstatus import describe
+from .printed import raised
 
-__all__ = ["payload", "pool_broken", "task_exit", "task_timeout", "worker_lost"]
+__all__ = ["chunk_fate", "payload", "pool_broken", "task_exit", "task_timeout", "worker_lost"]
 
 _Error = TypeVar("_Error", bound=PoolWardenError)
 
-_CRASHES: Final = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT")
 
-
-def worker_lost(task: TaskInfo | None, exit: WorkerExit, stack: str | None = None) -> WorkerLostError:
+def worker_lost(
+    task: TaskInfo | None,
+    exit: WorkerExit,
+    stack: str | None = None,
+    *,
+    ran: float | None = None,
+    chunk: str = "",
+) -> WorkerLostError:
     """Return the error for a task whose worker died.
 
     Parameters
@@ -43,22 +53,52 @@ def worker_lost(task: TaskInfo | None, exit: WorkerExit, stack: str | None = Non
         How the worker ended.
     stack : str, optional
         Python stack of the worker as faulthandler wrote it.
+    ran : float, optional
+        Seconds that the task had been running.
+    chunk : str
+        What became of the other items of its chunk, from `chunk_fate`.
     """
     held = "running" if _may_have_run(task) else "about to run"
+    seen = [] if ran is None else [f"the task had been running for {_duration(ran)}"]
     lines = (
         f"The worker {held} {task_name(task)} died.",
         _how(exit),
-        _evidence(exit, stack),
-        f"Try: {_advice(exit, stack)} {_retry_advice(task)}",
+        _evidence(exit, stack, seen),
+        chunk,
+        f"Try: {advice.after_loss(exit, stack)} {advice.to_retry(task)}",
     )
-    error = WorkerLostError(
-        "\n".join(lines), task=task, exit=exit, stack=stack, may_have_run=_may_have_run(task)
-    )
+    error = WorkerLostError(_text(lines), task=task, exit=exit, stack=stack, may_have_run=_may_have_run(task))
     return _caused_by(error, stack)
 
 
+def chunk_fate(base: int, count: int, item: int) -> str:
+    """Return what became of the other items of a chunk that fails as a whole.
+
+    Parameters
+    ----------
+    base, count : int
+        Index of its first item, and how many there are.
+    item : int
+        The one that was lost, counted from 0 in the chunk.
+    """
+    if count < 2:
+        return ""
+    before = "none of the others had been run"
+    if item == 1:
+        before = f"item {base} had been run"
+    elif item > 1:
+        before = f"items {base} to {base + item - 1} had been run"
+    return f"Its chunk, items {base} to {base + count - 1}, has no results; {before}."
+
+
 def task_timeout(
-    task: TaskInfo | None, exit: WorkerExit | None, timeout: float, stack: str | None, soft: bool
+    task: TaskInfo | None,
+    exit: WorkerExit | None,
+    timeout: float,
+    stack: str | None,
+    soft: bool,
+    *,
+    chunk: str = "",
 ) -> TaskTimeoutError:
     """Return the error for a task that outran its timeout.
 
@@ -75,6 +115,8 @@ def task_timeout(
     soft : bool
         True if raising inside the task was enough, False if the worker was
         killed.
+    chunk : str
+        As for `worker_lost`.
     """
     how = "The error was raised inside the task; its worker lives."
     if not soft:
@@ -84,9 +126,10 @@ def task_timeout(
         f"{_capital(task_name(task))} ran longer than its timeout of {timeout:g} s and was stopped.",
         how,
         _evidence(exit, stack),
+        chunk,
         f"Try: {look}raise timeout, or give this function one of its own with limits(func, timeout=...).",
     )
-    error = TaskTimeoutError("\n".join(lines), task=task, exit=exit, stack=stack, may_have_run=True)
+    error = TaskTimeoutError(_text(lines), task=task, exit=exit, stack=stack, may_have_run=True)
     return _caused_by(error, stack)
 
 
@@ -98,17 +141,18 @@ def task_exit(task: TaskInfo | None, description: str, traceback_text: str | Non
     task : TaskInfo or None
         The task.
     description : str
-        What it raised, as ``"SystemExit"``; shown as it is.
+        What it raised, as ``"SystemExit"``.
     traceback_text : str or None
         The traceback as printed in the worker.
     """
+    description = shortened(description.partition("\n")[0]).removeprefix("builtins.")
     lines = (
-        f"{_capital(task_name(task))} raised {description}.",
+        f"{_capital(task_name(task))} raised {description.rstrip('.')}.",
         "Its worker lives: only the task was ended.",
         _traceback_evidence(traceback_text),
-        "Try: return, or raise an ordinary exception; sys.exit() in a task does not end the program.",
+        f"Try: {advice.after_exit(description)}",
     )
-    return _caused_by(TaskExitError("\n".join(lines), task=task, may_have_run=True), traceback_text)
+    return _caused_by(TaskExitError(_text(lines), task=task, may_have_run=True), traceback_text)
 
 
 def payload(
@@ -116,6 +160,8 @@ def payload(
     direction: Literal["call", "result"],
     original_type: str | None,
     traceback_text: str | None,
+    *,
+    unpickling: str | None = None,
 ) -> PayloadError:
     """Return the error for bytes that could not be unpickled.
 
@@ -128,25 +174,37 @@ def payload(
         not called. ``"result"``: its result or exception, in the parent.
     original_type : str or None
         For a call, the type of what unpickling raised; for a result, the type
-        of the task's own result or exception.
+        of the exception that the task raised, None if it returned.
     traceback_text : str or None
-        The traceback as printed in the worker.
+        The traceback as printed: of what the task raised, else of unpickling.
+    unpickling : str, optional
+        What unpickling a result raised, in one line.
     """
+    said = f" Unpickling raised an exception of type {unpickling.rstrip('.')}." if unpickling else ""
     if direction == "call":
+        what = raised(traceback_text) or original_type or "an exception"
         lines = (
             f"The call of {task_name(task)} could not be unpickled in the worker.",
-            f"Unpickling raised {original_type or 'an exception'}; the function was not called.",
+            f"Unpickling raised {what.rstrip('.')}; the function was not called.",
             _traceback_evidence(traceback_text),
             "Try: define the function and the classes of its arguments in a module that workers can import.",
         )
-    else:
+    elif original_type is not None:
+        message = raised(traceback_text)
         lines = (
-            f"The outcome of {task_name(task)} could not be unpickled in the parent.",
-            f"The task ended; its outcome was of type {original_type or 'unknown'}.",
+            f"The exception that {task_name(task)} raised could not be unpickled in the parent.",
+            f"It was of type {original_type}{f' ({message})' if message else ''}.{said}",
             _traceback_evidence(traceback_text),
             "Try: an exception class with its own __init__ must pass all arguments to super().__init__().",
         )
-    error = PayloadError("\n".join(lines), direction=direction, task=task, may_have_run=direction == "result")
+    else:
+        lines = (
+            f"The result of {task_name(task)} could not be unpickled in the parent.",
+            f"The task ended.{said}",
+            "Evidence: the traceback of that, in __cause__." if traceback_text else "",
+            "Try: let the task return plain values, or objects of classes that this process can unpickle.",
+        )
+    error = PayloadError(_text(lines), direction=direction, task=task, may_have_run=direction == "result")
     return _caused_by(error, traceback_text)
 
 
@@ -174,12 +232,13 @@ def pool_broken(
     lines = [f"The pool cannot go on: {reason.rstrip('.')}."]
     if task is not None:
         lines[0] += f" Not finished: {task_name(task)}."
-    if exit is not None:
-        lines += [_how(exit), _evidence(exit, None)]
     if traceback_text:
-        lines.append(_traceback_evidence(traceback_text))
-    lines.append("Try: remove the reason, then make a new pool.")
-    error = PoolBrokenError("\n".join(lines), task=task, exit=exit, may_have_run=_may_have_run(task))
+        # How the worker ended then is noise.
+        lines += [raised(traceback_text), _traceback_evidence(traceback_text)]
+    elif exit is not None:
+        lines += [_how(exit), _evidence(exit, None)]
+    lines.append(f"Try: {advice.after_break(reason)}")
+    error = PoolBrokenError(_text(lines), task=task, exit=exit, may_have_run=_may_have_run(task))
     return _caused_by(error, traceback_text)
 
 
@@ -196,14 +255,13 @@ def task_name(task: TaskInfo | None) -> str:
     if task.index is not None:
         parts.append(f"item {task.index}")
     if task.site:
-        parts.append(f"submitted at {task.site}")
+        parts.append(f"submitted at {task.site}" + (f", through {task.through}" if task.through else ""))
     if task.attempts > 1:
         parts.append(f"attempt {task.attempts}")
     return parts[0] if len(parts) == 1 else f"{parts[0]} ({', '.join(parts[1:])})"
 
 
 def _capital(text: str) -> str:
-    """Return "A task" for "a task"; a function's name stays as it is."""
     return "A task" if text == "a task" else text
 
 
@@ -216,39 +274,23 @@ def _how(exit: WorkerExit) -> str:
     return f"{who} {'was ' if exit.signal else ''}{text}{reasons.get(exit.cause, '')}."
 
 
-def _evidence(exit: WorkerExit | None, stack: str | None) -> str:
-    said = list(exit.evidence) if exit else []
+def _evidence(exit: WorkerExit | None, stack: str | None, seen: Iterable[str] = ()) -> str:
+    said = [*(exit.evidence if exit else ()), *seen]
     if stack:
         said.append("the Python stack of the worker is in .stack")
-    return f"Evidence: {'; '.join(said) or 'nothing beyond that'}."
+    return f"Evidence: {'; '.join(said)}." if said else ""
 
 
 def _traceback_evidence(text: str | None) -> str:
-    return f"Evidence: {'the traceback from the worker, in __cause__' if text else 'nothing beyond that'}."
+    return "Evidence: the traceback from the worker, in __cause__." if text else ""
 
 
-def _advice(exit: WorkerExit, stack: str | None) -> str:
-    """Return what to do about such an end; a guess says "likely"."""
-    if exit.cause == "killed_by_guard":
-        return "see the evidence for why poolwarden had to."
-    if exit.cause == "oom":
-        return "fewer workers, less data in one task, or a higher memory limit."
-    if exit.cause == "unknown":
-        return "see whether SIGCHLD is ignored or another thread waits for child processes."
-    if exit.signal == "SIGKILL":
-        return "the system log; likely a person, a service manager or a lack of memory."
-    if exit.signal in _CRASHES:
-        where = "the C extension that .stack was in" if stack else "the C extensions that the task uses"
-        return f"likely a crash in C code: update or report {where}."
-    if exit.signal:
-        return f"find out who sent {exit.signal}: likely another process or the task itself."
-    return "look for os._exit() or a C library that ends the process."
+def _text(lines: Iterable[str]) -> str:
+    return "\n".join(visible(line) for line in lines if line)
 
 
-def _retry_advice(task: TaskInfo | None) -> str:
-    if task is not None and task.attempts > 1:
-        return f"It was started {task.attempts} times: likely the task itself is what ends its workers."
-    return "If it may safely run twice, retries=1 runs a lost task again."
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _caused_by(error: _Error, text: str | None) -> _Error:
