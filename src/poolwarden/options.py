@@ -35,7 +35,8 @@ def problem(name: str, value: object) -> str | None:
     valid, is_valid = _VALID[name]
     if is_valid(usual(value)):
         return None
-    largest = f"; the largest is {sys.maxsize}" if name == "retries" and _is_number(value) else ""
+    too_large = name == "retries" and type(value) is int and value > 0
+    largest = f"; the largest is {sys.maxsize}" if too_large else ""
     return f"{name} must be {valid}, not {shown(value)}{largest}."
 
 

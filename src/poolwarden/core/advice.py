@@ -40,6 +40,7 @@ def to_retry(task: TaskInfo | None) -> str:
 
 def after_exit(description: str) -> str:
     """Return what to do about a task that raised no `Exception`."""
+    description = description.removeprefix("builtins.")
     if description.startswith("KeyboardInterrupt"):
         return (
             "nothing, if somebody pressed Ctrl-C or sent SIGINT to the worker: likely that is why. "

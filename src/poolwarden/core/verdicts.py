@@ -145,7 +145,7 @@ def task_exit(task: TaskInfo | None, description: str, traceback_text: str | Non
     traceback_text : str or None
         The traceback as printed in the worker.
     """
-    description = shortened(description.partition("\n")[0]).removeprefix("builtins.")
+    description = shortened(description.partition("\n")[0])
     lines = (
         f"{_capital(task_name(task))} raised {description.rstrip('.')}.",
         "Its worker lives: only the task was ended.",
