@@ -54,7 +54,8 @@ def guard(pool: _Pool, **policy: Any) -> _Pool:
         `pool` is nothing that can be guarded.
     ConfigurationError
         An option has an invalid value, this version of the host is not known,
-        or there is no place for the private folder. The pool is as it was.
+        this system lacks what a guard needs, or there is no place for the
+        private folder. The pool is as it was.
     """
     wanted = Policy(**policy)
     # In one step: a signal handler must not come between what is imported for it.

@@ -43,8 +43,11 @@ def install(**policy: Any) -> None:
     Raises
     ------
     ConfigurationError
-        An option has an invalid value.
+        An option has an invalid value, or this system lacks what a guard needs.
     """
+    from ..core.abilities import require
+
+    require()
     follow(Policy(**policy))
 
 

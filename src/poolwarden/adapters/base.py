@@ -28,6 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from ..core.abilities import require
 from ..worker.picklers import pickling_of
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class PoolAdapter(ABC):
         return ()
 
     def __init__(self, reducers: Any = None) -> None:
+        require()
         self.dumper, self.loads = pickling_of(self.pickler_name, reducers)
 
     def title(self) -> str:

@@ -12,6 +12,7 @@ import time
 from typing import Any, ClassVar, cast
 
 from ..core import verdicts
+from ..core.abilities import require
 from ..core.diagnosis import Evidence, diagnose
 from ..core.forking import no_telling
 from ..core.handles import Handle
@@ -41,6 +42,7 @@ class ProcessAdapter:
     util: ClassVar[Any]
 
     def __init__(self, policy: Policy, process: Any) -> None:
+        require()
         self.policy = policy
         # Taken now: start() deletes it.
         target = getattr(process, "_target", None)

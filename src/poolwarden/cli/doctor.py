@@ -42,6 +42,8 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _verdict(found: dict[str, Any]) -> str:
+    if found["lacking"]:
+        return f"no pool can be guarded on this system: it lacks {', '.join(found['lacking'])}"
     bad = [host["kind"] for host in found["hosts"] if host["installed"] and not host["can_be_guarded"]]
     if found["ok"]:
         return "every installed host can be guarded"

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import poolwarden
 from poolwarden.activation.hosts import HOSTS, Host
-from poolwarden.core.abilities import abilities
+from poolwarden.core.abilities import abilities, lacking
 from poolwarden.core.folder import PoolFolder
 from poolwarden.policy import Policy
 
@@ -45,7 +45,8 @@ def examine() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``schema`` (1), ``ok``, ``versions``, ``hosts``, ``start methods``,
+        ``schema`` (1), ``ok``, ``versions``, ``hosts``, ``lacking`` (what this
+        system has not, and no pool is guarded without), ``start methods``,
         ``abilities``, ``private folder``, ``POOLWARDEN``. Of each host:
         ``kind``, ``installed``, ``version``, ``can_be_guarded``, ``found``
         (how many private names), ``missing`` (which ones and why), ``problem``.
@@ -55,7 +56,7 @@ def examine() -> dict[str, Any]:
     usable = isinstance(folder, dict)
     found = {
         "schema": SCHEMA,
-        "ok": usable and all(host["can_be_guarded"] for host in hosts if host["installed"]),
+        "ok": usable and not lacking() and all(host["can_be_guarded"] for host in hosts if host["installed"]),
         "versions": _all(
             {
                 "poolwarden": lambda: f"{poolwarden.__version__} in {Path(poolwarden.__file__).parent}",
@@ -67,6 +68,7 @@ def examine() -> dict[str, Any]:
             }
         ),
         "hosts": hosts,
+        "lacking": lacking(),
         "start methods": _all(
             {
                 "default": lambda: multiprocessing.get_context().get_start_method(),
@@ -127,7 +129,7 @@ def _host(host: Host) -> dict[str, Any]:
     problems = [seam.problem() for seam in seams]
     report["missing"] = [problem for problem in problems if problem is not None]
     report["found"] = problems.count(None)
-    report["can_be_guarded"] = not report["missing"]
+    report["can_be_guarded"] = not report["missing"] and not lacking()
     return report
 
 

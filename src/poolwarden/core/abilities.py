@@ -1,7 +1,9 @@
 """What this system lets a guard do, and what is missed where it does not.
 
-Covers looking, by doing the harmless half of each thing. Runs in the parent;
-nothing but ``poolwarden doctor`` asks, since those who need an ability try it.
+Without some things there is no guard (`require`): a pool that is guarded in
+part would hang or lose answers where the bare one does not. Without the others
+it does less; who needs one of those tries it, and ``poolwarden doctor`` shows
+them all, by doing the harmless half of each. Runs in the parent.
 """
 
 from __future__ import annotations
@@ -9,15 +11,21 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import select
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..errors import ConfigurationError
 from ..worker.orphan import F_SETSIG
 from ..worker.signals import SOFT_SIGNAL, STACK_SIGNAL
+from . import handles
 from .cgroup import MemoryCgroups, read
+
+#: Bytes of the longest message to a worker, or from it.
+MESSAGE_MAX: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +49,50 @@ class Ability:
     without: str
 
 
+def require() -> None:
+    """Make sure that pools can be guarded on this system; takes some microseconds.
+
+    Raises
+    ------
+    ConfigurationError
+        Names what is missing.
+    """
+    if missing := lacking():
+        raise ConfigurationError(f"no pool can be guarded on this system: it lacks {', '.join(missing)}.")
+
+
+def lacking() -> list[str]:
+    """Return what is missed of the things without which nothing is guarded."""
+    return [f"{name} ({detail})" for name, (has, detail) in _required() if not has]
+
+
+def _required() -> list[tuple[str, tuple[bool, str]]]:
+    return [(name, check()) for name, check in _REQUIRED.items()]
+
+
+def _signals() -> tuple[bool, str]:
+    lacking = [name for name in ("SIGKILL", "SIGSTOP", "SIGCONT") if not hasattr(signal, name)]
+    return not lacking, f"no signal.{lacking[0]}" if lacking else "SIGKILL, SIGSTOP and SIGCONT"
+
+
+def _waits() -> tuple[bool, str]:
+    has = hasattr(select, "poll")
+    return has, "select.poll" if has else "no select.poll"
+
+
+def _messages() -> tuple[bool, str]:
+    most = getattr(select, "PIPE_BUF", 0)
+    return most >= MESSAGE_MAX, f"PIPE_BUF is {most}; messages have up to {MESSAGE_MAX} bytes"
+
+
+def _forks() -> tuple[bool, str]:
+    has = hasattr(os, "register_at_fork") or not hasattr(os, "fork")
+    return has, "os.register_at_fork" if has else "os.fork without os.register_at_fork"
+
+
 def abilities() -> list[Ability]:
     """Return what was found out; raises nothing."""
-    found = []
+    found = [Ability(name, has, detail, "no pool is guarded") for name, (has, detail) in _required()]
     for name, (check, without) in _CHECKS.items():
         try:
             available, detail = check()
@@ -111,8 +160,34 @@ def _machine() -> tuple[bool, str]:
     return "\noom_kill " in (read(Path("/proc/vmstat")) or ""), "/proc/vmstat"
 
 
+def _states() -> tuple[bool, str]:
+    path = f"{handles.PROC}/{os.getpid()}/stat"
+    return os.path.exists(path), path
+
+
+def _calls() -> tuple[bool, str]:
+    path = f"{handles.PROC}/{os.getpid()}/syscall"
+    if not handles.CALLS:
+        return False, "not known for this kind of machine"
+    return os.path.exists(path) and os.access(path, os.R_OK), path
+
+
+def _exits() -> tuple[bool, str]:
+    has = hasattr(os, "waitid")
+    return has, "os.waitid" if has else "this Python has no os.waitid"
+
+
+_REQUIRED: Final[dict[str, Callable[[], tuple[bool, str]]]] = {
+    "signals that stop": _signals,
+    "waiting on pipes": _waits,
+    "whole messages": _messages,
+    "news of forks": _forks,
+}
 _CHECKS: Final[dict[str, tuple[Callable[[], tuple[bool, str]], str]]] = {
     "pidfds": (_pidfds, "a worker's end is seen through a pipe that its own processes can hold open"),
+    "process states": (_states, "whether a process has stopped is not seen, and waited for a moment instead"),
+    "system calls": (_calls, "idle workers cannot be proved so: a repair replaces them"),
+    "exit status": (_exits, "how a worker ended is known only once its host has asked for it"),
     "Python stacks": (_stacks, "a timeout shows no stack"),
     "soft timeouts": (_soft_timeouts, "grace= is passed over: a timeout kills at once"),
     "kill with parent": (_orphans, "a worker that holds the GIL outlives a parent that was killed"),

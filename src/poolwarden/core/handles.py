@@ -15,15 +15,17 @@ import select
 import signal
 import struct
 import time
-from typing import Any
+from typing import Any, Final
 
 from .polling import poll_alone
 
+#: Where the kernel tells of processes: on Linux.
+PROC: Final = "/proc"
 #: The system calls in which a pool's worker waits, by number on this machine.
 #: ``restart`` is what a call with a timeout becomes when it was stopped and
 #: goes on. ``poll`` is also ``ppoll``, which Python uses from 3.15 on. Source: the
 #: kernel's unistd tables.
-_CALLS = {
+CALLS = {
     "x86_64": {0: "read", 7: "poll", 202: "futex", 219: "restart", 271: "poll"},
     "aarch64": {63: "read", 73: "poll", 98: "futex", 128: "restart"},
     "riscv64": {63: "read", 73: "poll", 98: "futex", 128: "restart"},
@@ -89,6 +91,10 @@ class Handle:
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
 
+    def shows_its_state(self) -> bool:
+        """Return whether the kernel tells what it does."""
+        return _state(self.pid) != ""
+
     def is_stopped(self) -> bool:
         """Return whether the kernel says that every thread of it is stopped."""
         return _state(self.pid) in ("T", "t")
@@ -104,7 +110,7 @@ class Handle:
     def has_one_thread(self) -> bool:
         """Return whether it certainly has no second thread."""
         try:
-            return len(os.listdir(f"/proc/{self.pid}/task")) == 1
+            return len(os.listdir(f"{PROC}/{self.pid}/task")) == 1
         except OSError:
             return False
 
@@ -115,7 +121,7 @@ class Handle:
         ``exec``, which has none: the signal's default action would end it.
         """
         try:
-            with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as file:
+            with open(f"{PROC}/{self.pid}/status", encoding="ascii", errors="replace") as file:
                 found = _CAUGHT_SIGNALS.search(file.read())
         except OSError:
             return False
@@ -130,9 +136,9 @@ class Handle:
         masks: list[str] = []
         # Threads may end meanwhile, and the process.
         with contextlib.suppress(OSError):
-            for thread in os.listdir(f"/proc/{self.pid}/task"):
+            for thread in os.listdir(f"{PROC}/{self.pid}/task"):
                 with contextlib.suppress(OSError):
-                    path = f"/proc/{self.pid}/task/{thread}/status"
+                    path = f"{PROC}/{self.pid}/task/{thread}/status"
                     with open(path, encoding="ascii", errors="replace") as file:
                         masks += _SIGNAL_MASKS.findall(file.read())
         return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
@@ -146,9 +152,9 @@ class Handle:
         is the one descriptor that is waited for.
         """
         try:
-            with open(f"/proc/{self.pid}/syscall", encoding="ascii") as file:
+            with open(f"{PROC}/{self.pid}/syscall", encoding="ascii") as file:
                 number, *rest = file.read().split()[:5]
-            name = _CALLS.get(int(number), "")
+            name = CALLS.get(int(number), "")
             first, second, _, fourth = (int(argument, 16) for argument in rest)
             if name == "restart":
                 # It keeps its arguments, but not its name.
@@ -161,14 +167,14 @@ class Handle:
                 name = ""
             if name == "futex" and second & _FUTEX_PRIVATE:
                 # The fourth is the address of its timeout; a restarted call has one.
-                name = "" if fourth or _CALLS.get(int(number)) != "futex" else "own-lock"
+                name = "" if fourth or CALLS.get(int(number)) != "futex" else "own-lock"
             return name, first
         except (OSError, ValueError):
             return "", 0
 
     def _polled(self, address: int) -> int:
         """Return the descriptor in a ``struct pollfd`` of the process, if it waits for input there."""
-        with open(f"/proc/{self.pid}/mem", "rb", buffering=0) as memory:
+        with open(f"{PROC}/{self.pid}/mem", "rb", buffering=0) as memory:
             memory.seek(address)
             data = memory.read(_POLLED.size)
         if len(data) < _POLLED.size:
@@ -228,16 +234,19 @@ class Handle:
 
 def _state(pid: int) -> str:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        with open(f"{PROC}/{pid}/stat", "rb") as file:
             return chr(file.read().rpartition(b")")[2].split()[0][0])
     except (OSError, IndexError):
         return ""
 
 
 def _is_our_child(pid: int) -> bool:
-    """Return whether `pid` can still be waited for (reaps nothing)."""
+    """Return whether `pid` can still be waited for (reaps nothing); True where nobody can tell."""
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except (ChildProcessError, AttributeError):
+    except ChildProcessError:
         return False
+    except AttributeError:
+        # Who ignores SIGCHLD has no children to wait for.
+        return signal.getsignal(signal.SIGCHLD) != signal.SIG_IGN
     return True

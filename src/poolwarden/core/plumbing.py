@@ -26,11 +26,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from ..worker.ledger import READY, RUNNING, STARTING
+from . import handles
 from .workers import Kill, Worker
 
 #: Seconds for a process to stop, or to end, after the signal was sent. It takes
 #: well under a millisecond; a process in an uninterruptible wait takes longer.
 SIGNAL_BOUND: Final = 2.0
+#: Seconds for a process to stop where that cannot be seen.
+UNSEEN_BOUND: Final = 0.02
 #: Seconds that a thread of this process may hold a lock of the pool.
 LOCK_BOUND: Final = 0.05
 #: Seconds for a thread that has got a lock to go on.
@@ -44,10 +47,15 @@ def freeze(workers: Iterable[Worker], bound: float = SIGNAL_BOUND) -> list[Worke
 
     A worker that somebody else has stopped is left out, so that it is not
     woken with the others. One that does not stop in `bound` seconds is treated
-    as stopped: it is in the kernel and cannot change its phase soon.
+    as stopped: it is in the kernel and cannot change its phase soon. Where no
+    state is shown, the signal is given a moment.
     """
     sent = [worker for worker in workers if not worker.is_stopped() and worker.send(signal.SIGSTOP)]
-    wait_until(lambda: all(worker.is_stopped() or worker.has_ended() for worker in sent), bound)
+    unseen = [worker for worker in sent if not worker.has_ended() and not worker.shows_its_state()]
+    seen = [worker for worker in sent if worker not in unseen]
+    wait_until(lambda: all(worker.is_stopped() or worker.has_ended() for worker in seen), bound)
+    if unseen:
+        time.sleep(UNSEEN_BOUND)
     return sent
 
 
@@ -93,7 +101,7 @@ def _waits_for(worker: Worker, inode: int) -> bool:
     if call not in ("read", "poll"):
         return False
     try:
-        return os.stat(f"/proc/{worker.pid}/fd/{fd}").st_ino == inode
+        return os.stat(f"{handles.PROC}/{worker.pid}/fd/{fd}").st_ino == inode
     except OSError:
         return False
 

@@ -80,8 +80,9 @@ class World:
         """Stop those that are not in user code; kill those of them that are not proved harmless."""
         deadline = time.monotonic() + STOP_BOUND
         while moving := self._judge():
-            if time.monotonic() >= deadline:
-                self._kill(moving)
+            # Where the kernel does not tell who has stopped, to wait for it is in vain.
+            unseen = [worker for worker in moving if not worker.shows_its_state()]
+            self._kill(moving if time.monotonic() >= deadline else unseen)
 
     def _judge(self) -> list[Worker]:
         """Stop everybody outside of user code, judge who has stopped, and return the others."""

@@ -84,8 +84,11 @@ def die_with_parent(line: Any = None) -> None:
     parent = importlib.import_module(f"{process_package()}.process").parent_process()
     if _armed or parent is None:
         return
-    sentinel = getattr(parent, "sentinel", None) if line is None else _own_end(line.fileno())
-    by_kernel = fcntl is not None and hasattr(os, "O_ASYNC") and os.uname().sysname == "Linux"
+    by_kernel = fcntl is not None and hasattr(os, "O_ASYNC") and sys.platform == "linux"
+    sentinel = getattr(parent, "sentinel", None) if line is None else line.fileno()
+    if sentinel is not None and line is not None and by_kernel:
+        own = _own_end(sentinel)
+        sentinel, by_kernel = (sentinel, False) if own is None else (own, True)
     if sentinel is None:
         sentinel, by_kernel = _handle_of_parent(), False
     if sentinel is None:
