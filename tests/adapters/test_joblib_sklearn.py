@@ -108,7 +108,7 @@ if __name__ == "__main__":
 PRINTED = {
     "grid": "[0.5 nan]; True",
     "metrics": "[0. nan]; True",
-    "zero": "[0.57142857 0. ]; True",
+    "zero": "[0.42857143 0. ]; True",
     "raise": "WorkerLostError True; False",
     "scores": "[0.57142857 nan nan]; True",
     "validate": "[Row(), Row(), Row()]; True",
