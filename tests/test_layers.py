@@ -17,7 +17,8 @@ ROOT = Path(poolwarden.__file__).parent
 
 #: What a part of the package may import: itself, and these parts.
 BELOW: dict[str, set[str]] = {
-    "__init__": {"on_import"},
+    # On demand, but for what waits for joblib.
+    "__init__": {"on_import", "activation", "adapters", "errors", "policy", "records"},
     "on_import": set(),
     "plaintext": set(),
     "options": {"plaintext"},

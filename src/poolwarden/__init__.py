@@ -10,10 +10,14 @@ it could rewrite it, and at interpreter start this one is.
 
 from __future__ import annotations
 
+import sys as _sys
+
 from .on_import import when_imported as _when_imported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .activation.api import cancel, guard, unguard
     from .activation.install import install, uninstall
     from .errors import (
@@ -51,10 +55,45 @@ __all__ = [
     "uninstall",
 ]
 
-_MODULES = {
-    "activation.api": ("cancel", "guard", "unguard"),
-    "activation.install": ("install", "uninstall"),
-    "errors": (
+
+# Plain imports, one function each: freezers (PyInstaller, cx_Freeze, Nuitka) read the code, and take along
+# only modules that an import statement names.
+
+
+def _api() -> object:
+    from .activation import api
+
+    return api
+
+
+def _install() -> object:
+    from .activation import install
+
+    return install
+
+
+def _errors() -> object:
+    from . import errors
+
+    return errors
+
+
+def _policy() -> object:
+    from . import policy
+
+    return policy
+
+
+def _records() -> object:
+    from . import records
+
+    return records
+
+
+_NAMES = {
+    _api: ("cancel", "guard", "unguard"),
+    _install: ("install", "uninstall"),
+    _errors: (
         "ConfigurationError",
         "PayloadError",
         "PoolBrokenError",
@@ -63,10 +102,10 @@ _MODULES = {
         "TaskTimeoutError",
         "WorkerLostError",
     ),
-    "policy": ("Policy", "limits"),
-    "records": ("EVENT_KINDS", "Event", "TaskInfo", "WorkerExit"),
+    _policy: ("Policy", "limits"),
+    _records: ("EVENT_KINDS", "Event", "TaskInfo", "WorkerExit"),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 if not TYPE_CHECKING:  # a module-level __getattr__ would make any name valid for type checkers
 
@@ -74,21 +113,25 @@ if not TYPE_CHECKING:  # a module-level __getattr__ would make any name valid fo
         """Return a public name, importing the module that defines it."""
         if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module
-
-        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        value = getattr(_MODULE_OF[name](), name)
         globals()[name] = value
         return value
 
 
-def _make_backend(**options: object) -> object:
+def _make_backend(**options: Any) -> object:
     """Return joblib's backend "poolwarden"; imports what it needs, which `import joblib` must not pay for."""
-    from importlib import import_module
+    from .adapters.joblib import make_backend
 
-    return import_module(f"{__name__}.adapters.joblib").make_backend(**options)
+    return make_backend(**options)
 
 
 _when_imported("joblib.parallel", lambda parallel: parallel.BACKENDS.setdefault("poolwarden", _make_backend))
+
+if getattr(_sys, "frozen", False):
+    # A frozen program has no start-up files, which do this in others. Its workers come by here as well.
+    from .activation.startup import start as _start
+
+    _start()
 
 
 def __dir__() -> list[str]:

@@ -6,7 +6,7 @@ host is imported.
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,9 +19,8 @@ class Host:
     ----------
     imported : str
         The host's module; the classes of its objects, or those that these inherit, say that they are of it.
-    adapter : str
-        ``module:name`` of the adapter's class, or of a function that returns
-        it, in a module of `poolwarden.adapters`.
+    load : callable
+        Imports the adapter's module and returns the adapter's class.
     kind : str
         What users call it, for error messages.
     distribution : str
@@ -31,38 +30,83 @@ class Host:
     """
 
     imported: str
-    adapter: str
+    load: Callable[[], Any]
     kind: str
     distribution: str = ""
     has_pools: bool = True
 
-    def load(self) -> Any:
-        """Return the adapter's class."""
-        module, _, name = self.adapter.partition(":")
-        found = getattr(importlib.import_module(f"poolwarden.adapters.{module}"), name)
-        return found if isinstance(found, type) else found()
+
+# Plain imports, one function each: freezers take along only modules that an import statement names.
+
+
+def _pool() -> Any:
+    from ..adapters.pool import MultiprocessingPool
+
+    return MultiprocessingPool
+
+
+def _executor() -> Any:
+    from ..adapters.executor import FuturesExecutor
+
+    return FuturesExecutor
+
+
+def _loky() -> Any:
+    from ..adapters.loky import for_loky
+
+    return for_loky()
+
+
+def _loky_of_joblib() -> Any:
+    from ..adapters.loky import for_joblib
+
+    return for_joblib()
+
+
+def _joblib() -> Any:
+    from ..adapters.joblib import JoblibBackends
+
+    return JoblibBackends
+
+
+def _multiprocess() -> Any:
+    from ..adapters.multiprocess import MultiprocessPool
+
+    return MultiprocessPool
+
+
+def _process() -> Any:
+    from ..adapters.process import MultiprocessingProcess
+
+    return MultiprocessingProcess
+
+
+def _multiprocess_process() -> Any:
+    from ..adapters.multiprocess_process import MultiprocessProcess
+
+    return MultiprocessProcess
 
 
 HOSTS: Final = (
-    Host("multiprocessing.pool", "pool:MultiprocessingPool", "multiprocessing.Pool"),
+    Host("multiprocessing.pool", _pool, "multiprocessing.Pool"),
     Host(
         "concurrent.futures.process",
-        "executor:FuturesExecutor",
+        _executor,
         "concurrent.futures.ProcessPoolExecutor",
     ),
-    Host("loky.process_executor", "loky:for_loky", "loky.ProcessPoolExecutor", "loky"),
+    Host("loky.process_executor", _loky, "loky.ProcessPoolExecutor", "loky"),
     Host(
         "joblib.externals.loky.process_executor",
-        "loky:for_joblib",
+        _loky_of_joblib,
         "joblib.externals.loky.ProcessPoolExecutor",
         "joblib",
     ),
-    Host("joblib.parallel", "joblib:JoblibBackends", "joblib.Parallel", "joblib", has_pools=False),
-    Host("multiprocess.pool", "multiprocess:MultiprocessPool", "multiprocess.Pool", "multiprocess"),
-    Host("multiprocessing.process", "process:MultiprocessingProcess", "multiprocessing.Process"),
+    Host("joblib.parallel", _joblib, "joblib.Parallel", "joblib", has_pools=False),
+    Host("multiprocess.pool", _multiprocess, "multiprocess.Pool", "multiprocess"),
+    Host("multiprocessing.process", _process, "multiprocessing.Process"),
     Host(
         "multiprocess.process",
-        "multiprocess_process:MultiprocessProcess",
+        _multiprocess_process,
         "multiprocess.Process",
         "multiprocess",
     ),

@@ -90,9 +90,8 @@ class _Fit:
         result is its own matter.
         """
         try:
-            import numpy
-
-            rows = numpy.arange(self._size)
+            # Not by a statement: freezers would take it along for programs that have no use for it.
+            rows = sys.modules["numpy"].arange(self._size)
             given: dict[str, Any] = {"train": rows, "test": rows, "verbose": 0, **self._emptied, **self._kept}
             result = self._fit_and_score(_failing(error), rows.reshape(-1, 1), None, **given)
             if self._estimator is not None:
