@@ -25,6 +25,7 @@ EVENT_KINDS: Final = (
     "pool_repaired",
     "pool_broken",
     "worker_killed",
+    "worker_woken",
     "init_failed",
     "breaker_open",
 )

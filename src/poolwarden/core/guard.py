@@ -23,7 +23,9 @@ from .events import Herald
 from .folder import PoolFolder
 from .losses import Losses
 from .oom import OomWatch
+from .preload import preload
 from .recording import record
+from .standstill import Standstill
 from .tickets import VERDICT, Ticket, Tickets
 from .watchdog import watchdog
 from .workers import Worker
@@ -58,6 +60,7 @@ class Guard:
     """
 
     def __init__(self, adapter: PoolAdapter, policy: Policy, name: str) -> None:
+        preload()
         self.adapter = adapter
         self.policy = policy
         self.name = name
@@ -72,6 +75,7 @@ class Guard:
         self.tickets = Tickets(self._folder.path, adapter)
         self.breaker = Breaker(self)
         self.deadlines = Deadlines(self)
+        self.standstill = Standstill(self)
         self._workers: dict[int, Worker] = {}  # by id() of the host's process object
         self._oom = OomWatch()
         self._later: list[tuple[float, Callable[[], None]]] = []
@@ -104,6 +108,8 @@ class Guard:
         watchdog().watch(worker.fd, self, worker)
         if self.policy.startup_timeout is not None:
             self.deadlines.expect(self.policy.startup_timeout)
+        if not older and not self.standstill.expected:
+            self.standstill.expect()
 
     def sending(self, ticket: Ticket) -> None:
         """Note that a ticket's message is about to be written."""
@@ -111,6 +117,8 @@ class Guard:
         ticket.sendings += 1
         if ticket.timeout is not None:
             self.deadlines.expect(ticket.timeout)
+        if not self.standstill.expected:
+            self.standstill.expect()
 
     def settle(self, number: int, kind: int, data: bytes) -> tuple[Ticket, bool, Any] | None:
         """Return a task and what its caller gets, None if it was answered before. Result thread."""
@@ -174,7 +182,7 @@ class Guard:
             worker.set_cells(RETIRE=1)
         if strays:
             # Those that are idle are ended by a repair.
-            self.call_later(0.0, self._repair)
+            self.call_later(0.0, self.repair)
 
     def call_later(self, seconds: float, action: Callable[[], None]) -> None:
         """Have the watchdog call `action` in some seconds, unless the pool ends before."""
@@ -249,7 +257,7 @@ class Guard:
             with self._burials:
                 self._burials.notify_all()
             if any(suspect):
-                self._repair()
+                self.repair()
             self.adapter.nudge()
             if not self._workers:
                 self.adapter.workers_are_gone()
@@ -267,7 +275,8 @@ class Guard:
                 watchdog().schedule(self, min(when for when, _ in self._later))
             self.deadlines.look()
 
-    def _repair(self) -> None:
+    def repair(self) -> None:
+        """Put the pool's plumbing right. Watchdog's thread."""
         if self.closed or self.broken is not None:
             return
         started = time.monotonic()

@@ -158,6 +158,8 @@ class Losses:
                 "timeout": "poolwarden killed it: its task outran its timeout",
                 "cancel": "poolwarden killed it: its task was cancelled",
                 "startup": "poolwarden killed it: it outran startup_timeout",
+                "stopped": "poolwarden killed it: it was stopped while idle, and tasks waited",
+                "stuck": "poolwarden killed it: it waited for a lock that was taken when it was forked",
             }.get(worker.killed.reason, "poolwarden killed it to repair the pool")
         oom = self._oom.moved(worker.pid) if code in (-9, None) else None
         return diagnose(Evidence(worker.pid, code, killed, oom))

@@ -146,6 +146,7 @@ def kill_all_but(workers: Iterable[Worker], kept: Callable[[Worker], bool]) -> l
 def end_stuck(workers: Iterable[Worker], before: set[Worker]) -> set[Worker]:
     """Kill workers that a fork has left with a lock of this process's threads, at their birth or exit.
 
+    So are those that somebody has stopped: they do not hear that they are to leave.
     Such a worker waits for ever, and the pool's end for it. It is outside of
     user code, and waits for a lock in its only thread; one that does so now may
     have to for a moment, so it is killed at the second look.
@@ -167,8 +168,10 @@ def end_stuck(workers: Iterable[Worker], before: set[Worker]) -> set[Worker]:
         for worker in workers
         if worker.snapshot().phase not in (STARTING, RUNNING)
         and not worker.is_unknown()
-        and worker.system_call()[0] in ("futex", "own-lock")
-        and worker.has_one_thread()
+        and (
+            worker.is_stopped()
+            or (worker.system_call()[0] in ("futex", "own-lock") and worker.has_one_thread())
+        )
     }
     for worker in stuck & before:
         worker.killed = worker.killed or Kill("repair")

@@ -39,7 +39,7 @@ class Kill:
     Attributes
     ----------
     reason : str
-        ``"timeout"``, ``"cancel"``, ``"startup"`` or ``"repair"``.
+        ``"timeout"``, ``"cancel"``, ``"startup"``, ``"stopped"``, ``"stuck"`` or ``"repair"``.
     ticket : int
         The task it was killed for; 0 when it was for none.
     stack : str or None

@@ -183,11 +183,13 @@ def birth(
         member.in_task = False
         if member.forked:
             raise
+        # Before the import, which may wait for ever for a lock that was taken when this process was
+        # forked: that is no user code any more.
+        cells[PHASE] = ledger.FAILED
         import traceback
 
         text = traceback.format_exc().encode("utf-8", "replace")
         member.record.store_outcome(0, 0, text[-ledger.INLINE_MAX :])
-        cells[PHASE] = ledger.FAILED
         raise
     _end_if_forked()
     cells[PHASE] = ledger.READY
