@@ -136,14 +136,14 @@ def test_a_check_that_fails_is_shown(monkeypatch):
     assert "unknown: could not be checked: OSError('no such luck'). Without: much" in text
 
 
-def test_no_room_means_that_nothing_can_be_guarded(monkeypatch):
-    def full(host):
+def test_no_memory_means_that_nothing_can_be_guarded(monkeypatch):
+    def full(workers, pickler_name):
         raise poolwarden.ConfigurationError("found no place")
 
-    monkeypatch.setattr(doctor_checks, "PoolFolder", full)
+    monkeypatch.setattr(doctor_checks, "PoolMemory", full)
     found = found_with(monkeypatch)
     assert not found["ok"]
-    assert found["private folder"]["place"].endswith("found no place")
+    assert found["shared memory"]["kind"].endswith("found no place")
     assert doctor.lines(found)[0] == "poolwarden doctor: no pool can be guarded"
 
 

@@ -21,9 +21,10 @@ from dataclasses import asdict
 from typing import Any
 
 from poolwarden import WorkerLostError
+from poolwarden.core.watchdog import watchdog
 from poolwarden.testing import deaf, die, fill_memory, hang, hold_gil, kill_self, spin
+from poolwarden.worker.ledger import READY
 from tests.contract.binding import PoolBinding
-from tests.contract.leaks import files
 from tests.contract.tasks import HeldUntil, Noted, square
 from tests.contract.waiting import DEADLINE, ENDING, all_gone, eventually, lines_of, within
 
@@ -50,9 +51,11 @@ def loses(host: PoolBinding, handle: Any) -> WorkerLostError:
     raise AssertionError(f"not lost: {result!r}")
 
 
-def records() -> set[str]:
-    """Return the names of the files in pools' folders: each worker's record is named by its pid."""
-    return {os.path.basename(path) for path in files()}
+def have_joined(pids: list[int]) -> bool:
+    """Return whether these workers have joined their guarded pools; those older than the guard do so late."""
+    guards: set[Any] = {owner for owner in watchdog().owners() if hasattr(owner, "live_workers")}
+    workers = [worker for guard in guards for worker in guard.live_workers()]
+    return set(pids) <= {worker.pid for worker in workers if worker.snapshot().phase >= READY}
 
 
 def busy(host: PoolBinding, method: str, path: str, *faults: str) -> None:
@@ -65,7 +68,7 @@ def busy(host: PoolBinding, method: str, path: str, *faults: str) -> None:
         host.submit(pool, Noted(path, fault))
     eventually(lambda: len(lines_of(path)) == len(busy_ones), "tasks started")
     # Those that are older than the guard know of it only then.
-    eventually(lambda: {str(pid) for pid in host.worker_pids(pool)} <= records(), "all workers joined")
+    eventually(lambda: have_joined(host.worker_pids(pool)), "all workers joined")
     tell(workers=host.worker_pids(pool))
     sys.stdin.read()
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from tests.worker.places import mounted
+from poolwarden.core.memory import PoolMemory
 
 
 @pytest.fixture
-def small_place(tmp_path: Path) -> Iterator[Callable[[int], str]]:
-    """Makes a folder with room for a given number of pages."""
-    with ExitStack() as stack:
-        yield lambda pages: stack.enter_context(mounted(tmp_path / "small", pages))
+def memory() -> Iterator[PoolMemory]:
+    """A pool's shared memory."""
+    memory = PoolMemory(2, "multiprocessing.reduction:ForkingPickler")
+    yield memory
+    memory.close()

@@ -6,46 +6,56 @@ at will; what the kernel says of it is true.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from poolwarden.core.memory import Place, PoolMemory
 from poolwarden.core.workers import Worker
-from poolwarden.worker import ledger
-from poolwarden.worker.ledger import Record
+from poolwarden.worker.results import Ring
 from tests.worker.processes import running, wait_for_ever
 
 
-def write_record(folder: str, pid: int, **cells: int) -> None:
-    """Store into the record of a process, made if it is not there, by the cells' names."""
-    path = f"{folder}/{pid}"
-    try:
-        record = Record(path, create=True)
-    except FileExistsError:
-        record = Record(path)
-    for name, value in cells.items():
-        record.cells[getattr(ledger, name)] = value
-    record.close()
+def store_outcome(worker: Worker, ticket: int, kind: int, data: bytes) -> None:
+    """Store an outcome into the record of a worker."""
+    assert worker.place is not None
+    worker.place.record.store_outcome(ticket, kind, data)
 
 
-def store_outcome(folder: str, pid: int, ticket: int, kind: int, data: bytes) -> None:
-    """Store an outcome into the record of a process, which has to be there."""
-    record = Record(f"{folder}/{pid}")
-    record.store_outcome(ticket, kind, data)
-    record.close()
+def write_stack(worker: Worker, text: str) -> None:
+    """Write what faulthandler would write for a worker."""
+    assert worker.place is not None
+    start = worker.place.memory.stack_start(worker.place.number)
+    with worker.place.memory.view(start, len(text.encode())) as view:
+        view[:] = text.encode()
+
+
+def keep(place: Place, ticket: int, results: dict[int, Any]) -> bytes:
+    """Keep results of a chunk's items, as the worker in a place does; return where they lie."""
+    ring = Ring(place.memory, place.number, place.record.cells)
+    ring.begin_keeping(ticket)
+    for item, value in results.items():
+        assert ring.keep(item, pickle.dumps(value))
+    return ring.kept(ticket)
 
 
 @contextmanager
-def workers(folder: str) -> Iterator[Callable[..., Worker]]:
-    """Make workers on demand; all are killed and closed at the end."""
+def workers() -> Iterator[Callable[..., Worker]]:
+    """Make workers on demand, with what their records say; all are killed and closed at the end.
+
+    The pool's memory is the attribute ``memory`` of what makes them.
+    """
+    memory = PoolMemory(32, "multiprocessing.reduction:ForkingPickler")
     with ExitStack() as stack:
+        stack.callback(memory.close)
 
         def start(target: Callable[..., Any] = wait_for_ever, *, older: bool = False, **cells: int) -> Worker:
             process = stack.enter_context(running(target))
-            if cells:
-                write_record(folder, process.pid, **cells)
-            worker = Worker(process, folder, older=older)
+            worker = Worker(process, memory.adopt(process), older=older)
+            worker.set_cells(**cells)
             stack.callback(worker.close)
             return worker
 
+        start.memory = memory  # type: ignore[attr-defined]
         yield start

@@ -76,15 +76,9 @@ def never(*_: object) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> str:
-    return str(tmp_path)
-
-
-@pytest.fixture
-def tickets(folder: str) -> Iterator[Tickets]:
-    tickets = Tickets(folder, FakeHost())
+def tickets(memory: PoolMemory) -> Iterator[Tickets]:
+    tickets = Tickets(memory, FakeHost())
     yield tickets
-    tickets.store.close()
 
 
 @pytest.fixture
@@ -97,25 +91,25 @@ def issue(tickets: Tickets) -> Callable[..., Ticket]:
     return issue
 
 
-def run(tickets: Tickets, ticket: Ticket, folder: str) -> Any:
-    with member_of(folder):
-        answer = tickets.settle(*envelope.run(*ticket.call(folder)))
+def run(tickets: Tickets, ticket: Ticket, memory: PoolMemory) -> Any:
+    with member_of(memory):
+        answer = tickets.settle(*envelope.run(*ticket.call(memory.name)))
     assert answer is not None
     return answer[1:]
 
 
 @pytest.mark.parametrize("policy", [Policy(), Policy(timeout=5), Policy(retries=1)])
 def test_items_run_inside_of_the_batchs_own_call(
-    tickets: Tickets, issue: Any, folder: str, policy: Policy
+    tickets: Tickets, issue: Any, memory: PoolMemory, policy: Policy
 ) -> None:
     ticket = issue((add, (1, 2), {}), (add, (3,), {"b": 4}), (what_is_arranged, (), {}), policy=policy)
 
-    assert run(tickets, ticket, folder) == (True, [3, 7, ["something"]])
+    assert run(tickets, ticket, memory) == (True, [3, 7, ["something"]])
     assert arranged == []
 
 
-def test_the_text_of_an_exception_begins_at_the_function(tickets: Tickets, issue: Any, folder: str) -> None:
-    ok, error = run(tickets, issue((add, (1,), {}), (fail, (), {})), folder)
+def test_the_text_of_an_exception_begins_at_the_function(tickets: Tickets, issue: Any, memory: PoolMemory) -> None:
+    ok, error = run(tickets, issue((add, (1,), {}), (fail, (), {})), memory)
 
     assert (ok, str(error)) == (False, "as any function may")
     lines = str(error.__cause__).splitlines()
@@ -162,37 +156,35 @@ def test_retries_are_those_of_the_item(tickets: Tickets, issue: Any) -> None:
 
 
 class TestCallingOff:
-    def test_it_does_not_begin(self, tickets: Tickets, issue: Any, folder: str) -> None:
+    def test_it_does_not_begin(self, tickets: Tickets, issue: Any, memory: PoolMemory) -> None:
         ticket = issue((never, (), {}), flags=ASK)
         ticket.cancelled = True
         tickets.call_off(ticket)
 
-        assert run(tickets, ticket, folder) == (True, None)
-        assert not [name for name in os.listdir(folder) if name.startswith("x")]
+        assert run(tickets, ticket, memory) == (True, None)
 
-    def test_its_arguments_are_made_and_dropped(self, tickets: Tickets, issue: Any, folder: str) -> None:
+    def test_its_arguments_are_made_and_dropped(self, tickets: Tickets, issue: Any, memory: PoolMemory) -> None:
         # joblib counts the references to an array that workers map.
         ticket = issue((never, (Counted(),), {}), flags=ASK)
         ticket.cancelled = True
         tickets.call_off(ticket)
         counted.clear()
 
-        run(tickets, ticket, folder)
+        run(tickets, ticket, memory)
 
         assert counted == ["made", "dropped"]
 
-    def test_others_do(self, tickets: Tickets, issue: Any, folder: str) -> None:
+    def test_others_do(self, tickets: Tickets, issue: Any, memory: PoolMemory) -> None:
         off, on = issue((never, (), {}), flags=ASK), issue((add, (1,), {}), flags=ASK)
         off.cancelled = True
         tickets.call_off(off)
 
-        assert run(tickets, on, folder) == (True, [1])
+        assert run(tickets, on, memory) == (True, [1])
 
     def test_nothing_is_left_of_one_that_was_answered_meanwhile(
-        self, tickets: Tickets, issue: Any, folder: str
+        self, tickets: Tickets, issue: Any, memory: PoolMemory
     ) -> None:
         ticket = issue((add, (1,), {}), flags=ASK)
-        assert run(tickets, ticket, folder) == (True, [1])
+        assert run(tickets, ticket, memory) == (True, [1])
         tickets.call_off(ticket)
 
-        assert not [name for name in os.listdir(folder) if name.startswith("x")]

@@ -26,7 +26,7 @@ from poolwarden.worker.member import join
 from poolwarden.worker.signals import SOFT_SIGNAL, STACK_SIGNAL
 from tests.contract.waiting import DEADLINE, eventually, within
 from tests.core.recorded import workers
-from tests.worker.processes import wait_for_ever
+from tests.worker.processes import FORK, wait_for_ever
 
 ARMED = ARMED_SOFT | ARMED_STACK
 
@@ -476,18 +476,21 @@ def test_as_long_as_tasks_are_taken_no_older_worker_is_stuck(deadlines, guard, s
 
 
 @pytest.fixture
-def start(tmp_path):
+def start():
     """Starts a worker that joins and then runs a function."""
-    (tmp_path / "host").write_text("pickle:Pickler")
-    with workers(str(tmp_path)) as start:
+    with workers() as start:
 
         def start_and_join(function):
+            has_place = FORK.Event()
+
             def work():
-                cells = join(str(tmp_path)).record.cells
+                has_place.wait(DEADLINE)
+                cells = join(start.memory.name).record.cells
                 cells[ledger.PHASE] = RUNNING
                 function()
 
             worker = start(work)
+            has_place.set()
             eventually(lambda: worker.snapshot().phase == RUNNING, "the task")
             return worker
 
@@ -503,13 +506,13 @@ def test_stacks_are_those_of_now_even_of_who_holds_the_gil_or_is_stopped(start, 
     ones = [start(wait_for_ever), start(spin()), start(hold_gil()), start(wait_for_ever)]
     ones[3].send(signal.SIGSTOP)
     eventually(ones[3].is_stopped, "it stopped")
-    with open(ones[0].stack_path, "a") as file:
-        file.write("of an earlier moment")
+    assert within(DEADLINE, dump_stacks, [ones[0]])[ones[0]]
     found = within(DEADLINE, dump_stacks, iter(ones))
     assert list(found) == ones
     for worker, name in zip(ones, ("wait_for_ever", "_spin", "_hold_gil", "wait_for_ever"), strict=True):
         assert f"in {name}\n" in found[worker]
-        assert "earlier" not in found[worker]
+        # Nothing of the dump before.
+        assert found[worker].count("most recent call first") == 1
     assert not any(worker.has_ended() for worker in ones)
 
 

@@ -11,13 +11,13 @@ import pytest
 from poolwarden.core.farewell import Farewell
 from poolwarden.core.plumbing import freeze
 from tests.contract.waiting import DEADLINE
-from tests.core.recorded import workers, write_record
+from tests.core.recorded import workers
 from tests.worker.processes import FORK, wait_for_ever
 
 
 @pytest.fixture
 def start(tmp_path):
-    with workers(str(tmp_path)) as start:
+    with workers() as start:
         yield start
 
 
@@ -68,7 +68,7 @@ def test_who_is_idle_is_read_from_the_record(start, tmp_path):
     reader, writer = os.pipe()
     ones = [start(PHASE=phase) for phase in range(7)]
     assert Farewell(ones).idle(reader) == [ones[3], ones[5], ones[6]]
-    write_record(str(tmp_path), ones[4].pid, PHASE=3)
+    ones[4].set_cells(PHASE=3)
     assert ones[4] in Farewell(ones).idle(reader)
     ones[0].send(signal.SIGKILL)
     assert ones[0].has_ended(DEADLINE)

@@ -25,11 +25,10 @@ from poolwarden.core.workers import Kill
 from poolwarden.policy import Policy, limits
 from poolwarden.worker import ledger
 from poolwarden.worker.envelope import CHUNK, PARTS, TIMEOUT, VALUE
-from poolwarden.worker.frames import Frames
-from poolwarden.worker.payload import FILE
+from poolwarden.worker.payload import MEMORY
 from tests.contract.waiting import DEADLINE, ENDING, eventually, state_of, within
 from tests.core.fakes import FakeHost
-from tests.core.recorded import store_outcome, write_record
+from tests.core.recorded import keep, store_outcome, write_stack
 from tests.worker.processes import FORK, running, wait_for_ever
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="takes pidfds")
@@ -48,8 +47,9 @@ class Pool:
     def start(self, target=wait_for_ever, *, older=False, **cells):
         """Start a worker whose record says this; return what the guard knows of it."""
         process = self._stack.enter_context(running(target))
-        if cells:
-            write_record(self.guard.folder, process.pid, **cells)
+        place = self.guard.memory.adopt(process)
+        for name, value in cells.items():
+            place.record.cells[getattr(ledger, name)] = value
         if target is wait_for_ever:
             # Killed by a crash before that, it would print a stack.
             eventually(lambda: state_of(process.pid) == "S", "the worker asleep")
@@ -87,7 +87,7 @@ class Pool:
             os._exit(1)
 
         worker = self.start(work, PHASE=ledger.FAILED)
-        store_outcome(self.guard.folder, worker.pid, 0, 0, text)
+        store_outcome(worker, 0, 0, text)
         told.set()
         eventually(lambda: worker not in self.guard.live_workers(), "the end handled")
 
@@ -160,7 +160,7 @@ def test_an_outcome_that_was_stored_is_delivered_though_the_record_says_running(
     """It died between storing the outcome and saying so: nothing is lost."""
     ticket = pool.issue()
     worker = pool.run(ticket)
-    store_outcome(pool.guard.folder, worker.pid, ticket.number, VALUE, pickle.dumps("the result"))
+    store_outcome(worker, ticket.number, VALUE, pickle.dumps("the result"))
     pool.kill(worker)
     assert pool.answer() == [(ticket, True, "the result")]
 
@@ -168,7 +168,7 @@ def test_an_outcome_that_was_stored_is_delivered_though_the_record_says_running(
 def test_the_outcome_of_the_task_before_is_none_of_this_one(pool):
     before, ticket = pool.issue(), pool.issue()
     worker = pool.run(ticket)
-    store_outcome(pool.guard.folder, worker.pid, before.number, VALUE, pickle.dumps("of the one before"))
+    store_outcome(worker, before.number, VALUE, pickle.dumps("of the one before"))
     pool.kill(worker)
     [(answered, _, error)] = pool.answer()
     assert (answered, type(error)) == (ticket, errors.WorkerLostError)
@@ -178,7 +178,7 @@ def test_the_outcome_of_the_task_before_is_none_of_this_one(pool):
 def test_a_finished_task_survives_its_worker(pool, phase):
     ticket = pool.issue()
     worker = pool.start(PHASE=getattr(ledger, phase), TICKET=ticket.number)
-    store_outcome(pool.guard.folder, worker.pid, ticket.number, VALUE, pickle.dumps("the result"))
+    store_outcome(worker, ticket.number, VALUE, pickle.dumps("the result"))
     pool.kill(worker)
     assert pool.answer() == [(ticket, True, "the result")]
 
@@ -186,7 +186,7 @@ def test_a_finished_task_survives_its_worker(pool, phase):
 def test_an_outcome_that_has_arrived_is_not_delivered_again(pool):
     ticket = pool.issue()
     worker = pool.start(PHASE=ledger.DONE, TICKET=ticket.number)
-    store_outcome(pool.guard.folder, worker.pid, ticket.number, VALUE, pickle.dumps("the result"))
+    store_outcome(worker, ticket.number, VALUE, pickle.dumps("the result"))
     assert pool.guard.settle(ticket.number, VALUE, pickle.dumps("the result"))
     pool.kill(worker)
     assert pool.host.named("deliver") == []
@@ -277,11 +277,12 @@ def test_a_worker_that_somebody_else_has_reaped_died_of_something_unknown(pool, 
     assert worker.process.exitcode == 255
 
 
-def test_the_files_of_a_dead_worker_are_removed(pool):
+def test_the_place_of_a_dead_worker_is_free_again(pool):
+    free = len(pool.guard.memory.main.free)
     worker = pool.start(PHASE=ledger.READY)
-    assert str(worker.pid) in os.listdir(pool.guard.folder)
+    assert len(pool.guard.memory.main.free) == free - 1
     pool.kill(worker)
-    assert str(worker.pid) not in os.listdir(pool.guard.folder)
+    eventually(lambda: len(pool.guard.memory.main.free) == free, "the place free")
 
 
 def test_the_host_is_told_when_no_worker_is_left(pool):
@@ -301,8 +302,7 @@ def test_a_worker_is_watched_once(pool):
 def test_a_crash_comes_with_its_stack(pool):
     ticket = pool.issue()
     worker = pool.run(ticket)
-    with open(worker.stack_path, "w") as file:
-        file.write("an earlier dump\nFatal Python error: Aborted\n\nCurrent thread: in shop.fetch")
+    write_stack(worker, "an earlier dump\nFatal Python error: Aborted\n\nCurrent thread: in shop.fetch")
     pool.kill(worker, sig=signal.SIGABRT)
     [(_, _, error)] = pool.answer()
     assert error.stack == "Fatal Python error: Aborted\n\nCurrent thread: in shop.fetch"
@@ -311,8 +311,7 @@ def test_a_crash_comes_with_its_stack(pool):
 def test_a_stack_of_something_else_is_not_that_of_a_kill(pool):
     ticket = pool.issue()
     worker = pool.run(ticket)
-    with open(worker.stack_path, "w") as file:
-        file.write("Fatal Python error: Aborted\n\nof a process that a task had forked")
+    write_stack(worker, "Fatal Python error: Aborted\n\nof a process that a task had forked")
     pool.kill(worker)
     assert pool.answer()[0][2].stack is None
 
@@ -337,14 +336,15 @@ def test_a_lost_task_is_sent_again_as_often_as_allowed(make_pool):
 def test_a_chunk_is_sent_again_from_the_lost_item_on(make_pool):
     pool = make_pool(losses="return")
     ticket = pool.issue(items=range(3))
-    frames = Frames(pool.guard.tickets.store, f"p{ticket.number}")
-    frames.append(0, pickle.dumps("zero"))
-    pool.kill(pool.run(ticket, item=1))
+    first = pool.run(ticket, item=1)
+    keep(first.place, ticket.number, {0: "zero"})
+    pool.kill(first)
     assert pool.host.wait_for("resend") == [[ticket]]
     assert ticket.first == 2
-    frames.append(2, pickle.dumps("two"))
-    frames.close()
-    [(_, ok, value)] = [pool.guard.settle(ticket.number, PARTS, b"")]
+    second = pool.run(ticket, item=2)
+    [(_, ok, value)] = [
+        pool.guard.settle(ticket.number, PARTS, keep(second.place, ticket.number, {2: "two"}))
+    ]
     assert (ok, value[0], value[2]) == (True, "zero", "two")
     assert type(value[1]) is errors.WorkerLostError
     assert value[1].task.index == 1
@@ -419,20 +419,20 @@ def test_a_start_that_takes_too_long_breaks_the_pool(make_pool):
 def test_a_soft_timeout_is_an_answer(make_pool):
     pool = make_pool(timeout=9, retries=3)
     ticket = pool.issue()
-    answered, ok, error = pool.guard.settle(ticket.number, TIMEOUT, pickle.dumps(("in shop.fetch", 0)))
+    answered, ok, error = pool.guard.settle(ticket.number, TIMEOUT, pickle.dumps(("in shop.fetch", 0, b"")))
     assert (answered, ok, type(error)) == (ticket, False, errors.TaskTimeoutError)
     assert error.exit is None
-    assert pool.guard.settle(ticket.number, TIMEOUT, pickle.dumps(("in shop.fetch", 0))) is None
+    assert pool.guard.settle(ticket.number, TIMEOUT, pickle.dumps(("in shop.fetch", 0, b""))) is None
     assert pool.kinds() == ["task_timeout"]
 
 
 def test_behind_a_soft_timeout_a_chunk_goes_on_when_losses_are_returned(make_pool):
     pool = make_pool(timeout=9, losses="return")
     ticket = pool.issue(items=range(2))
-    assert pool.guard.settle(ticket.number, TIMEOUT, pickle.dumps(("in shop.fetch", 0))) is None
+    assert pool.guard.settle(ticket.number, TIMEOUT, pickle.dumps(("in shop.fetch", 0, b""))) is None
     assert pool.host.named("resend") == [[ticket]]
     assert (ticket.first, type(ticket.holes[0])) == (1, errors.TaskTimeoutError)
-    answered, ok, value = pool.guard.settle(ticket.number, TIMEOUT, pickle.dumps(("in shop.fetch", 1)))
+    answered, ok, value = pool.guard.settle(ticket.number, TIMEOUT, pickle.dumps(("in shop.fetch", 1, b"")))
     assert (answered, ok, [type(error) for error in value]) == (ticket, True, [errors.TaskTimeoutError] * 2)
     assert [error.task.index for error in value] == [0, 1]
 
@@ -545,9 +545,7 @@ def test_workers_that_the_host_has_lost_sight_of_leave_after_their_task(pool):
 
 
 def cell(worker, name):
-    with open(f"{worker.folder}/{worker.pid}", "rb") as file:
-        file.seek(8 * getattr(ledger, name))
-        return int.from_bytes(file.read(8), sys.byteorder)
+    return worker.place.record.cells[getattr(ledger, name)]
 
 
 def test_without_strays_nothing_is_repaired(pool):
@@ -609,13 +607,15 @@ def test_a_pool_that_ends_loses_nothing(pool):
     assert pool.kinds() == []
 
 
-def test_closing_removes_the_folder_and_forgets_the_workers(pool):
+def test_closing_gives_the_memory_back_and_forgets_the_workers(pool):
     pool.start(PHASE=ledger.READY)
-    where, _ = pool.host.dumper.dump(bytes(1 << 20), pool.guard.tickets.store, "c1")
-    assert where == FILE
-    folder = pool.guard.folder
+    where, _ = pool.host.dumper.dump(bytes(1 << 20), pool.guard.memory.calls, 1)
+    assert where == MEMORY
+    fd = pool.guard.memory.main.fd
     pool.guard.close()
-    assert not os.path.exists(folder)
+    assert not os.path.exists(f"/proc/self/fd/{fd}")
+    with pytest.raises(ValueError, match="released"):
+        pool.guard.memory.main.memory.view(0, 1)
     assert pool.guard.live_workers() == []
     pool.guard.close()
 

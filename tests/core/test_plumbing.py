@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="takes /proc and
 
 @pytest.fixture
 def start(tmp_path):
-    with workers(str(tmp_path)) as start:
+    with workers() as start:
         yield start
 
 
@@ -165,7 +165,7 @@ def test_who_reads_or_computes_may_hold_a_lock(start, pipe, target):
 def test_a_task_has_begun_when_it_runs_or_has_an_outcome(tmp_path, start, phase, begun):
     """A number that was only stored, just before the worker says RUNNING, means nothing yet."""
     worker = start(PHASE=getattr(ledger, phase), TICKET=5)
-    store_outcome(str(tmp_path), worker.pid, 4, 0, b"")
+    store_outcome(worker, 4, 0, b"")
     unborn = start()
     assert begun_tickets([worker, unborn]) - {0} == {begun}
 

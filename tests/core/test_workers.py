@@ -1,122 +1,133 @@
-"""A worker as the parent sees it: its record, whole or not, and its files."""
+"""A worker as the parent sees it: its record, what it tells without one, and what is left of it."""
 
 from __future__ import annotations
 
-import os
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from poolwarden.core.workers import Snapshot, Worker
 from poolwarden.worker import ledger
-from poolwarden.worker.ledger import Record
+from tests.core.recorded import keep, store_outcome, write_stack
+from tests.worker.members import new_place
 
 UNBORN = Snapshot(ledger.UNBORN, 0, 0, 0, 0)
 
 
+def worker_at(place, *, older=False):
+    """Return a worker; its process is none, and not touched."""
+    return Worker(SimpleNamespace(pid=2**22 + 1, sentinel=-1, _popen=None), place, older=older)
+
+
 @pytest.fixture
-def worker(tmp_path):
-    """A worker of a pool; its process is this one, which it does not touch."""
-    worker = Worker(SimpleNamespace(pid=os.getpid(), sentinel=-1), str(tmp_path), older=False)
+def worker(memory):
+    worker = worker_at(new_place(memory))
     yield worker
     worker.close()
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / str(os.getpid())
+def placeless():
+    worker = worker_at(None)
+    yield worker
+    worker.close()
 
 
-@pytest.fixture
-def record(path):
-    record = Record(str(path), create=True)
-    yield record
-    record.close()
-
-
-def test_a_missing_record_reads_as_unborn(worker):
-    assert worker.snapshot() == UNBORN
-    assert worker.outcome() == (0, 0, b"")
-    worker.set_cells(RETIRE=1)
-
-
-@pytest.mark.parametrize("size", [0, 1, ledger.SIZE - 1])
-def test_a_short_record_reads_as_unborn_until_it_is_whole(worker, path, size):
-    path.write_bytes(b"\xff" * size)
-    assert worker.snapshot() == UNBORN
-    assert worker.outcome() == (0, 0, b"")
-    path.write_bytes(bytes(ledger.SIZE))
-    assert worker.snapshot() == UNBORN
-    whole = Record(str(path))
-    whole.cells[ledger.PHASE] = ledger.READY
-    whole.close()
-    assert worker.snapshot().phase == ledger.READY
+def test_without_a_record_nothing_is_known(placeless):
+    assert placeless.snapshot() == UNBORN
+    assert placeless.outcome() == (0, 0, b"")
+    assert placeless.stack() is None
+    assert placeless.kept(5) == {}
+    placeless.set_cells(RETIRE=1)
+    assert placeless.is_unknown()
 
 
 @pytest.mark.parametrize("phase", ["UNBORN", "STARTING", "FAILED", "READY", "RUNNING", "DONE", "LEFT"])
-def test_a_snapshot_holds_what_the_record_says(worker, record, phase):
+def test_a_snapshot_holds_what_the_record_says(worker, phase):
     number = getattr(ledger, phase)
-    for cell, value in (("TICKET", 5), ("ITEM", 6), ("STARTED", 7), ("ARMED", 3), ("PHASE", number)):
-        record.cells[getattr(ledger, cell)] = value
+    worker.set_cells(TICKET=5, ITEM=6, STARTED=7, ARMED=3, PHASE=number)
     assert worker.snapshot() == Snapshot(number, 5, 6, 7, 3)
 
 
-def test_two_snapshots_are_equal_when_nothing_has_moved(worker, record):
-    before = worker.snapshot()
-    assert worker.snapshot() == before
-    record.cells[ledger.ITEM] += 1
-    assert worker.snapshot() != before
+@pytest.mark.parametrize(("older", "unknown"), [(True, True), (False, False)])
+def test_only_who_is_older_than_the_guard_may_be_at_work_unseen(memory, older, unknown):
+    worker = worker_at(new_place(memory), older=older)
+    assert worker.is_unknown() is unknown
+    worker.set_cells(PHASE=ledger.READY)
+    assert worker.is_unknown() is False
+    worker.close()
 
 
-def test_the_record_is_read_after_its_file_was_removed(worker, record, path):
-    record.cells[ledger.TICKET] = 5
-    assert worker.snapshot().ticket == 5
-    path.unlink()
-    record.cells[ledger.TICKET] = 6
-    assert worker.snapshot().ticket == 6
+def test_what_a_worker_without_a_record_tells_stands_for_it(placeless):
+    placeless.tell(ledger.READY)
+    assert placeless.is_told
+    assert not placeless.is_unknown()
+    placeless.tell(ledger.RUNNING, 9)
+    seen = placeless.snapshot()
+    assert (seen.phase, seen.ticket) == (ledger.RUNNING, 9)
+    assert seen.started > 0
 
 
-def test_the_parent_stores_into_cells_in_the_order_given(worker, record):
-    worker.set_cells(SOFT_ITEM=2, SOFT_TICKET=9, RETIRE=1)
-    assert (record.cells[ledger.SOFT_ITEM], record.cells[ledger.SOFT_TICKET]) == (2, 9)
-    assert record.cells[ledger.RETIRE] == 1
+def test_the_outcome_is_that_in_the_record(worker):
+    assert worker.outcome() == (0, 0, b"")
+    store_outcome(worker, 4, 1, b"done")
+    assert worker.outcome() == (4, 1, b"done")
 
 
-def test_the_last_outcome_is_read(worker, record):
-    record.store_outcome(5, 1, b"outcome")
-    assert worker.outcome() == (5, 1, b"outcome")
+def test_what_a_worker_has_kept_is_found_by_its_task(worker):
+    keep(worker.place, 7, {0: "zero", 3: "three"})
+    assert sorted(worker.kept(7)) == [0, 3]
+    assert worker.kept(8) == {}
 
 
-def test_a_stack_is_read_from_where_the_last_one_ended(worker):
+def test_a_crash_is_told_from_other_stacks(worker):
     assert worker.stack() is None
-    with open(worker.stack_path, "wb") as file:
-        file.write(b"first\xff")
-    assert worker.stack() == "first\ufffd"
-    assert worker.stack(6) is None
-    with open(worker.stack_path, "ab") as file:
-        file.write(b"second")
-    assert worker.stack(6) == "second"
-
-
-def test_only_the_last_crash_is_the_stack_of_a_crash(worker):
     assert worker.crash_stack() is None
-    dump = "Current thread 0x1 (most recent call first):\n  in a dump\n"
-    crash = "Fatal Python error: Segmentation fault\n\nCurrent thread 0x1:\n  in {}\n"
-    with open(worker.stack_path, "w") as file:
-        file.write(dump)
+    write_stack(worker, "Current thread\n")
+    assert worker.stack_size() == len("Current thread\n")
     assert worker.crash_stack() is None
-    with open(worker.stack_path, "a") as file:
-        file.write(crash.format("a forked process") + dump + crash.format("the worker"))
-    assert worker.crash_stack() == crash.format("the worker")
+    write_stack(worker, "Current thread\nFatal Python error: Aborted\n")
+    assert worker.stack(len("Current thread\n")) == "Fatal Python error: Aborted\n"
+    assert worker.crash_stack() == "Fatal Python error: Aborted\n"
 
 
-def test_closing_removes_the_files_wherever_they_are(worker, record, path, tmp_path):
-    (tmp_path / "spill").mkdir()
-    (tmp_path / "spill" / path.name).write_bytes(b"")
-    (tmp_path / f"{path.name}.stack").write_bytes(b"")
-    worker.snapshot()
+def test_a_stack_longer_than_a_page_is_read_whole(worker):
+    text = "line\n" * 3000
+    write_stack(worker, text)
+    assert worker.stack_size() == len(text)
+
+
+def test_a_closed_worker_says_what_it_said_last(memory):
+    worker = worker_at(new_place(memory))
+    worker.set_cells(TICKET=5, PHASE=ledger.DONE)
     worker.close()
+    memory.release(worker.place)
+    assert (worker.snapshot().phase, worker.snapshot().ticket) == (ledger.DONE, 5)
+    assert worker.outcome() == (0, 0, b"")
+    worker.set_cells(RETIRE=1)
+    assert worker.stack() is None
     worker.close()
-    assert os.listdir(tmp_path) == ["spill"]
-    assert os.listdir(tmp_path / "spill") == []
-    assert worker.snapshot() == UNBORN
+
+
+def test_a_place_may_be_freed_while_another_thread_looks(memory):
+    place = new_place(memory)
+    worker = worker_at(place)
+    stop, errors = threading.Event(), []
+
+    def look():
+        try:
+            while not stop.is_set():
+                worker.snapshot()
+                worker.outcome()
+                worker.set_cells(RETIRE=1)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    place.free()
+    stop.set()
+    thread.join(20)
+    assert errors == []
+    worker.close()

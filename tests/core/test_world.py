@@ -16,7 +16,7 @@ from poolwarden.core import world as world_module
 from poolwarden.core.world import RestlessError, World
 from poolwarden.worker.ledger import DONE, READY, RUNNING, STARTING
 from tests.contract.waiting import DEADLINE, state_of
-from tests.core.recorded import workers, write_record
+from tests.core.recorded import workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="takes /proc and pidfds")
 
@@ -49,13 +49,8 @@ class Lock:
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return str(tmp_path)
-
-
-@pytest.fixture
-def start(folder):
-    with workers(folder) as start:
+def start():
+    with workers() as start:
         yield start
 
 
@@ -118,7 +113,7 @@ def test_where_there_is_no_lock_there_is_nothing_to_do(world_of):
     assert world_of().take(None, 0)
 
 
-def test_a_worker_that_ends_its_task_during_the_look_may_hold_the_lock(start, world_of, folder):
+def test_a_worker_that_ends_its_task_during_the_look_may_hold_the_lock(start, world_of):
     """Freed under its hand, it would share the pipe with another; it is stopped, and killed, first."""
     worker = start(PHASE=RUNNING, TICKET=1)
     seen: list[bool] = []
@@ -126,7 +121,7 @@ def test_a_worker_that_ends_its_task_during_the_look_may_hold_the_lock(start, wo
     def go_on() -> None:
         seen.append(worker.has_ended())
         if len(seen) == 1:
-            write_record(folder, worker.pid, PHASE=DONE)
+            worker.set_cells(PHASE=DONE)
 
     lock = Lock(taken=True, at_look=go_on)
     world = world_of(worker)
@@ -136,10 +131,10 @@ def test_a_worker_that_ends_its_task_during_the_look_may_hold_the_lock(start, wo
     assert world.kept == []
 
 
-def test_one_that_begins_another_task_during_the_look_is_looked_at_again(start, world_of, folder):
+def test_one_that_begins_another_task_during_the_look_is_looked_at_again(start, world_of):
     worker = start(PHASE=RUNNING, TICKET=1, STARTED=1)
     looks = iter((2, 3))
-    lock = Lock(True, lambda: write_record(folder, worker.pid, STARTED=next(looks, 3)))
+    lock = Lock(True, lambda: worker.set_cells(STARTED=next(looks, 3)))
     world = world_of(worker)
     assert world.take(lock, 0)
     assert lock.looks == 3
@@ -174,11 +169,11 @@ def test_one_that_is_woken_all_the_time_is_killed(start, world_of):
     assert not lock.taken
 
 
-def test_when_nobody_keeps_still_it_gives_up(start, world_of, folder, monkeypatch):
+def test_when_nobody_keeps_still_it_gives_up(start, world_of, monkeypatch):
     monkeypatch.setattr(world_module, "STILL_BOUND", 0.1)
     worker = start(PHASE=RUNNING, STARTED=1)
     times = iter(range(2, 1 << 30))
-    lock = Lock(True, lambda: write_record(folder, worker.pid, STARTED=next(times)))
+    lock = Lock(True, lambda: worker.set_cells(STARTED=next(times)))
     with pytest.raises(RestlessError):
         world_of(worker).free(lock)
     assert lock.released == 0

@@ -6,34 +6,65 @@ arming against orphanage, which belong to a process and have tests of their own.
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
+from types import SimpleNamespace
 from typing import Any
 
+from poolwarden.core.memory import Place, PoolMemory
 from poolwarden.worker import member as member_module
-from poolwarden.worker.ledger import Record
 from poolwarden.worker.member import Member
-from poolwarden.worker.payload import Dumper, Store
+from poolwarden.worker.payload import Dumper, Reader
+from poolwarden.worker.results import Ring
+
+#: Identities that no process of the tests has.
+_identities = itertools.count(1_000_000)
+
+
+class Pipe:
+    """Stands in for the host's result pipe, and remembers what is told through it."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def tell(self, *told: Any) -> None:
+        self.told.append(told)
+
+    def send_pieces(self, ticket: int, data: bytes) -> bytes:
+        self.tell("pieces", ticket, data)
+        return len(data).to_bytes(8, "little")
+
+
+def new_place(memory: PoolMemory) -> Place:
+    """Return a place for a worker that is no process."""
+    process: Any = SimpleNamespace(_identity=(next(_identities),), pid=1)
+    memory.prepare(process)
+    place = memory.place_of(process)
+    assert place is not None
+    return place
 
 
 @contextmanager
-def member_of(folder: str) -> Iterator[Member]:
-    """Make this process a member of the pool of this folder, until the end of the block."""
+def member_of(memory: PoolMemory, place: Place | None = None) -> Iterator[Member]:
+    """Make this process a member of the pool that has this memory, until the end of the block."""
+    place = place or new_place(memory)
     member: Any = object.__new__(Member)
-    member.forked = False
-    member.folder = folder
+    member.pool = memory.name
     member.held = []
-    member.in_task = False
+    member.in_task = member.forked = False
     member.soft_error = None
-    member.record = Record(f"{folder}/{os.getpid()}", create=True)
-    member.store = Store(folder)
+    member.identity = place.ident
+    member.memory = place.memory
+    member.record = place.record
+    member.ring = Ring(place.memory, place.number, place.record.cells) if place.memory.ring else None
+    member.calls = Reader(memory.main.memory)
     member.dumper = Dumper(ForkingPickler)
-    member_module._members[folder] = member
+    member.stack = -1
+    member._pipe = Pipe()
+    member_module._members[memory.name] = member
     try:
         yield member
     finally:
-        del member_module._members[folder]
-        member.store.close()
-        member.record.close()
+        del member_module._members[memory.name]

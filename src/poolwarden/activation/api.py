@@ -10,7 +10,7 @@ from ..policy import Policy
 
 # Loaded with `guard`, not by it: a worker that the host forks in another thread meanwhile would stand still
 # before its first guarded task, for ever, in the lock of the module that was being imported.
-from ..worker import envelope, frames  # noqa: F401
+from ..worker import envelope  # noqa: F401
 from .hosts import adapter_for
 
 _Pool = TypeVar("_Pool")
@@ -54,8 +54,8 @@ def guard(pool: _Pool, **policy: Any) -> _Pool:
         `pool` is nothing that can be guarded.
     ConfigurationError
         An option has an invalid value, this version of the host is not known,
-        this system lacks what a guard needs, or there is no place for the
-        private folder. The pool is as it was.
+        this system lacks what a guard needs, or the pool's shared memory could
+        not be mapped. The pool is as it was.
     """
     wanted = Policy(**policy)
     # In one step: a signal handler must not come between what is imported for it.

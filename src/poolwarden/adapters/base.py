@@ -8,7 +8,7 @@ a death means, timeouts, retries, errors) is the core's. To add a host:
    subclass of `BasePool` (`ExecutorAdapter`) that names its module and its
    pickler, nothing more: see ``multiprocess.py``. Any other begins as a copy of
    ``base_pool.py``, and:
-2. Send tasks as ``worker.envelope.run(*ticket.call(folder))``, with tickets
+2. Send tasks as ``worker.envelope.run(*ticket.call(pool_name))``, with tickets
    from ``guard.tickets.issue``; set ``ticket.sent`` just before the message
    can reach a worker.
 3. Hand every result to ``guard.settle`` in the host's result thread, and pass
@@ -123,6 +123,10 @@ class PoolAdapter(ABC):
     @abstractmethod
     def nudge(self) -> None:
         """Make the host look for dead workers now, and replace them."""
+
+    def catch_up(self, bound: float) -> None:
+        """Wait until the result thread has handled what was sent before, `bound` seconds at most."""
+        return None
 
     @abstractmethod
     def may_worker_leave(self, code: int | None) -> bool:

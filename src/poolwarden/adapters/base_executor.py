@@ -39,7 +39,7 @@ from ..worker.member import birth
 from .base_executor_births import Replacements
 from .base_executor_end import ExecutorEnd
 from .base_executor_errors import ExecutorErrors
-from .base_executor_hooks import Birth, Processes, Shutdown, Starter
+from .base_executor_hooks import Birth, Context, Processes, Shutdown, Starter
 from .base_executor_mail import ManagerMail
 from .base_executor_older import OlderTasks
 from .base_executor_queue import CALL_QUEUE, RESULT_QUEUE, CallQueue
@@ -67,6 +67,8 @@ class ExecutorAdapter(ExecutorErrors):
     """Guards one executor; a host adds its names and what is different."""
 
     reaps = False
+    #: Attribute of an executor that makes process objects.
+    context_name: ClassVar[str]
     birth_methods: ClassVar[tuple[str, ...]] = (
         "_spawn_process",
         "_adjust_process_count",
@@ -95,7 +97,10 @@ class ExecutorAdapter(ExecutorErrors):
         self.release = Release(self)
         self.process_chunk = self.module._process_chunk
         writer = executor._result_queue._writer
-        self.guard = Guard(self, policy, self.title())
+        self.guard = Guard(self, policy, self.title(), executor._max_workers)
+        if executor._processes and (reducers := getattr(executor._result_queue, "_reducers", None)):
+            # For those workers; later ones find them at the queue.
+            self.guard.memory.reducers = self.dumper.dumps(reducers)
         # Behind what may fail: it opens a descriptor.
         self.mail = ManagerMail(self, writer)
         self.executor: weakref.ref[Any] = weakref.ref(executor)
@@ -103,6 +108,7 @@ class ExecutorAdapter(ExecutorErrors):
         self._pending: dict[Any, Any] = executor._pending_work_items
         self._work_ids = executor._work_ids
         self._bare_initializer = executor._initializer, executor._initargs
+        self._bare_context = getattr(executor, self.context_name)
         self._max_workers: int = executor._max_workers
         self.settling = threading.Lock()
 
@@ -205,6 +211,9 @@ class ExecutorAdapter(ExecutorErrors):
     def hook(self, executor: Any) -> None:
         """Put on the executor what stands in for its own; under its lock."""
         executor._initializer, executor._initargs = birth, self.birth_arguments()
+        context = getattr(executor, self.context_name)
+        if not isinstance(context, Context):
+            setattr(executor, self.context_name, Context(context, self.guard.memory))
         self._work_ids.put = self._on_put
         executor._start_executor_manager_thread = Starter(self, executor)
         executor.shutdown = Shutdown(self, executor, "shutdown")
@@ -214,6 +223,7 @@ class ExecutorAdapter(ExecutorErrors):
     def unhook(self, executor: Any) -> None:
         """Take back what `hook` has put there; under the executor's lock."""
         executor._initializer, executor._initargs = self._bare_initializer
+        setattr(executor, self.context_name, self._bare_context)
         del self._work_ids.put
         for name in ("_start_executor_manager_thread", "shutdown", "_poolwarden"):
             delattr(executor, name)
@@ -222,7 +232,7 @@ class ExecutorAdapter(ExecutorErrors):
 
     def birth_arguments(self) -> tuple[Any, ...]:
         """Return the arguments of `worker.member.birth`."""
-        return (self.guard.folder, *self._bare_initializer, self._result_queue)
+        return (self.guard.pool_name, *self._bare_initializer, self._result_queue)
 
     @staticmethod
     def cancel_future(future: Any) -> bool | None:
@@ -288,6 +298,7 @@ class ExecutorAdapter(ExecutorErrors):
         executor: Any = self.executor()
         if getattr(executor, "_poolwarden", None) is self:
             executor._initializer, executor._initargs = self._bare_initializer
+            setattr(executor, self.context_name, self._bare_context)
         self._result_queue = None
         self.manager.let_go()
         self.queue.let_go()
@@ -356,6 +367,11 @@ class ExecutorAdapter(ExecutorErrors):
     def buried(self, worker: Worker, seen: Snapshot) -> None:
         worker.left = seen.phase == LEFT
         self.replacements.note(worker)
+
+    def catch_up(self, bound: float) -> None:
+        done = threading.Event()
+        self.mail.call(done.set)
+        done.wait(bound)
 
     def may_worker_leave(self, code: int | None) -> bool:
         if self.end.joining or self.thread.is_shutting_down():

@@ -16,6 +16,7 @@ from ..core.watchdog import watchdog
 
 if TYPE_CHECKING:
     from ..core.guard import Guard
+    from ..core.memory import PoolMemory
     from .base_executor import ExecutorAdapter
 
 #: Marks our own messages in the result queue, and calls that do nothing.
@@ -45,6 +46,23 @@ class Processes(dict[int, Any]):
             return super().pop(pid, *default)
         found = super().pop(pid, *(default or (_Ended(),)))
         return found if default or adapter.guard.closed else _Ended()
+
+
+class Context:
+    """Stands in for an executor's context: the processes it makes have places in the pool's memory."""
+
+    def __init__(self, bare: Any, memory: PoolMemory) -> None:
+        self.bare = bare
+        self._memory = memory
+
+    def Process(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - the host's name
+        """As the host's."""
+        process = self.bare.Process(*args, **kwargs)
+        self._memory.prepare(process)
+        return process
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bare, name)
 
 
 class _Ended:

@@ -58,7 +58,7 @@ class OlderTasks:
         adapter, queue = self._adapter, self._adapter.queue.calls
         for _ in range(sum(worker.is_unknown() for worker in adapter.guard.live_workers())):
             if not queue.full():
-                queue.put(adapter.module._CallItem(MAIL, roll_call, (adapter.guard.folder,), {}))
+                queue.put(adapter.module._CallItem(MAIL, roll_call, (adapter.guard.pool_name,), {}))
 
     def unanswered(self) -> list[Any]:
         """Return the keys of those that nobody has answered yet."""

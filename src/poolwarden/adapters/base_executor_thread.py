@@ -11,6 +11,7 @@ import os
 import select
 from typing import TYPE_CHECKING, Any, Final
 
+from ..worker.payload import NOTE
 from .base_executor_hooks import MAIL
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ class ManagerThread:
                 broken, cause = True, adapter.undecodable(error)
             if type(result) is tuple and result[0] == MAIL:
                 adapter.mail.handle(*result[1:])
+                result = None
+            elif type(result) is tuple and result[0] == NOTE:
+                # It was taken in when it was unpickled.
                 result = None
             elif getattr(result, "work_id", None) == MAIL:
                 result = None

@@ -86,7 +86,7 @@ class Work:
         guard.sending(ticket)
         if self._state == STOPPED:
             guard.cancel(ticket)
-        return ticket.call(guard.folder) if ticket.verdict is None else (ticket.number, VERDICT)
+        return ticket.call(guard.pool_name) if ticket.verdict is None else (ticket.number, VERDICT)
 
     @property
     def waits_again(self) -> bool:

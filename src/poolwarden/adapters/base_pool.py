@@ -57,7 +57,7 @@ BEHIND_BOUND: Final = 0.1
 HANDLER_BOUND: Final = 0.1
 #: Seconds from the first call of older workers to join to the second; each pause is twice the one before.
 ROLL_PAUSE: Final = 0.25
-_STATIC: Final = ("processes", "pool", "initializer", "initargs")
+_STATIC: Final = ("Process", "processes", "pool", "initializer", "initargs")
 
 
 class BasePool(PoolAdapter):
@@ -93,7 +93,7 @@ class BasePool(PoolAdapter):
         self.gate = Gate()
         self.ending = False
         self._pool: weakref.ref[Any] = weakref.ref(pool)
-        self.guard = Guard(self, policy, self.title())
+        self.guard = Guard(self, policy, self.title(), getattr(pool, "_processes", 1))
         self.births = Births(self, workers)
 
     @classmethod
@@ -342,6 +342,13 @@ class BasePool(PoolAdapter):
 
     def empty(self) -> set[int]:
         return self.drain(self.is_quiet)
+
+    def catch_up(self, bound: float) -> None:
+        if not self.end.has_result_thread:
+            return
+        done = threading.Event()
+        self.post((Barrier(self.quiet_cache, done.set).job, 0, None))
+        done.wait(bound)
 
     def call_behind(self, action: Callable[[], None]) -> None:
         done = threading.Event()

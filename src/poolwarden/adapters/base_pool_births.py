@@ -77,11 +77,18 @@ class Births:
         with guard.births:
             if guard.broken is not None or adapter.ending:
                 return
-            initargs = (guard.folder, arguments["initializer"], arguments["initargs"])
+            initargs = (guard.pool_name, arguments["initializer"], arguments["initargs"])
             before = {id(process) for process in self.workers}
             try:
                 with no_telling():
-                    start(**{**arguments, "initializer": birth, "initargs": initargs})
+                    start(
+                        **{
+                            **arguments,
+                            "Process": self._make_process(arguments["Process"]),
+                            "initializer": birth,
+                            "initargs": initargs,
+                        }
+                    )
                 self._failures = 0
             except Exception as error:
                 # In the worker handler's thread: it would end, and nobody
@@ -97,6 +104,17 @@ class Births:
                     for process in new:
                         guard.born(process)
         guard.dismiss_strays()
+
+    def _make_process(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what makes a worker's process object, and gives it its place in the pool's memory."""
+        memory = self._adapter.guard.memory
+
+        def make_with_place(*args: Any, **kwargs: Any) -> Any:
+            process = make(*args, **kwargs)
+            memory.prepare(process)
+            return process
+
+        return make_with_place
 
     def _try_again(self, error: Exception, start: Callable[..., None], arguments: dict[str, Any]) -> None:
         """No worker could be started: no memory, no process left, or a fork server that dies."""

@@ -77,6 +77,11 @@ class PoolEnd:
         """Leave `pool` to itself when it is closed."""
         pool._change_notifier = pool._change_notifier.bare
 
+    @property
+    def has_result_thread(self) -> bool:
+        """Whether the pool's result thread still reads what comes."""
+        return bool(self._result_handler.is_alive())
+
     def see_workers_out(self) -> None:
         """End workers that will never leave, from now on, if the pool is closed. Any thread."""
         adapter = self._adapter

@@ -127,7 +127,7 @@ class TaskQueue:
         if ticket.verdict is not None or ticket.number not in guard.tickets.open:
             return
         guard.sending(ticket)
-        message: Any = (ticket.key[0], -ticket.number, envelope.run, ticket.call(guard.folder), {})
+        message: Any = (ticket.key[0], -ticket.number, envelope.run, ticket.call(guard.pool_name), {})
         try:
             write_message(self._writer, pickle.dumps(message))
         except OSError as error:
@@ -189,7 +189,7 @@ class TaskQueue:
 
     def call_roll(self, count: int) -> None:
         """Let workers that are older than the guard join it before their first task."""
-        task: Any = (("poolwarden", "roll"), 0, envelope.roll_call, (self.adapter.guard.folder,), {})
+        task: Any = (("poolwarden", "roll"), 0, envelope.roll_call, (self.adapter.guard.pool_name,), {})
         self._bare.put(([task] * count, None))
         self.poke()
 

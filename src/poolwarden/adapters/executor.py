@@ -18,7 +18,7 @@ from ..core.seams import Patch
 from ..policy import Policy
 from ..worker.member import birth
 from .base_executor import ExecutorAdapter
-from .base_executor_hooks import Method
+from .base_executor_hooks import Context, Method
 
 
 class FuturesExecutor(ExecutorAdapter):
@@ -26,6 +26,7 @@ class FuturesExecutor(ExecutorAdapter):
 
     name: ClassVar[str] = "ProcessPoolExecutor"
     module: ClassVar[Any] = concurrent.futures.process
+    context_name: ClassVar[str] = "_mp_context"
     attributes: ClassVar[tuple[str, ...]] = (
         *ExecutorAdapter.attributes,
         "_mp_context",
@@ -37,7 +38,7 @@ class FuturesExecutor(ExecutorAdapter):
 
     def __init__(self, policy: Policy, executor: Any) -> None:
         super().__init__(policy, executor)
-        self._context = executor._mp_context
+        self._context = Context(executor._mp_context, self.guard.memory)
         arguments = [
             self.queue.calls,
             self._result_queue,

@@ -10,7 +10,6 @@ import importlib
 from typing import Any, ClassVar, Final
 
 from ..policy import Policy
-from ..worker.member import REDUCERS_FILE
 from ..worker.payload import Dumper
 from ..worker.picklers import make_pickler
 from .pool import MultiprocessingPool
@@ -27,9 +26,7 @@ class MemmappingPool(MultiprocessingPool):
     def __init__(self, policy: Policy, workers: list[Any], pool: Any) -> None:
         super().__init__(policy, workers, pool)
         self.dumper = Dumper(make_pickler(_pool.CustomizablePickler, pool._forward_reducers))
-        # Not through the initializer's arguments: older workers need them too.
-        with open(f"{self.guard.folder}/{REDUCERS_FILE}", "xb") as file:
-            file.write(self.dumper.dumps(pool._backward_reducers))
+        self.guard.memory.reducers = self.dumper.dumps(pool._backward_reducers)
 
     @classmethod
     def guards(cls, pool: object) -> bool:

@@ -22,7 +22,6 @@ from typing import Any, ClassVar, Final
 from ..core.seams import Patch
 from ..errors import PoolWardenError, TaskTimeoutError, with_host_error
 from ..policy import Policy
-from ..worker.member import REDUCERS_FILE
 from ..worker.orphan import lifeline_for
 from ..worker.payload import itself
 from .base_executor import ExecutorAdapter
@@ -38,8 +37,10 @@ class LokyExecutor(ExecutorAdapter):
     """Guards one executor of loky; see `for_loky` and `for_joblib` for the classes that are used."""
 
     birth_methods: ClassVar[tuple[str, ...]] = ("_adjust_process_count", "_ensure_executor_running")
+    context_name: ClassVar[str] = "_context"
     attributes: ClassVar[tuple[str, ...]] = (
         *ExecutorAdapter.attributes,
+        "_context",
         "_flags",
         "_processes_management_lock",
         "_running_work_items",
@@ -55,10 +56,6 @@ class LokyExecutor(ExecutorAdapter):
 
     def _attach(self, executor: Any) -> None:
         executor._processes_management_lock = _ProcessesLock(self, executor._processes_management_lock)
-        if executor._processes and (reducers := getattr(executor._result_queue, "_reducers", None)):
-            # For those workers; later ones are given them at birth.
-            with open(f"{self.guard.folder}/{REDUCERS_FILE}", "xb") as file:
-                file.write(self.dumper.dumps(reducers))
         super()._attach(executor)
 
     def hook(self, executor: Any) -> None:

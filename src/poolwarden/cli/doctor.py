@@ -31,7 +31,7 @@ def run(stream: TextIO, *, as_json: bool = False) -> int:
 def lines(found: dict[str, Any]) -> list[str]:
     """Return the text, line by line."""
     shown = [f"poolwarden doctor: {_verdict(found)}", ""]
-    for title in ("versions", "hosts", "start methods", "this system", "private folder", "POOLWARDEN"):
+    for title in ("versions", "hosts", "start methods", "this system", "shared memory", "POOLWARDEN"):
         if title == "hosts":
             shown += ["hosts", *(line for host in found["hosts"] for line in _host(host)), ""]
         elif title == "this system":

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import platform
 import re
-import shutil
 import signal
 import site
 import subprocess
@@ -28,7 +27,8 @@ from typing import Any, Final
 import poolwarden
 from poolwarden.activation.hosts import HOSTS, Host
 from poolwarden.core.abilities import abilities, lacking
-from poolwarden.core.folder import PoolFolder
+from poolwarden.core.free_memory import free_memory
+from poolwarden.core.memory import PoolMemory
 from poolwarden.policy import Policy
 
 #: Seconds for an interpreter to start and end.
@@ -47,13 +47,13 @@ def examine() -> dict[str, Any]:
     dict
         ``schema`` (1), ``ok``, ``versions``, ``hosts``, ``lacking`` (what this
         system has not, and no pool is guarded without), ``start methods``,
-        ``abilities``, ``private folder``, ``POOLWARDEN``. Of each host:
+        ``abilities``, ``shared memory``, ``POOLWARDEN``. Of each host:
         ``kind``, ``installed``, ``version``, ``can_be_guarded``, ``found``
         (how many private names), ``missing`` (which ones and why), ``problem``.
     """
     hosts = [_host(host) for host in HOSTS]
-    folder = _attempt(_folder)
-    usable = isinstance(folder, dict)
+    memory = _attempt(_memory)
+    usable = isinstance(memory, dict)
     found = {
         "schema": SCHEMA,
         "ok": usable and not lacking() and all(host["can_be_guarded"] for host in hosts if host["installed"]),
@@ -77,7 +77,7 @@ def examine() -> dict[str, Any]:
             }
         ),
         "abilities": [asdict(ability) for ability in abilities()],
-        "private folder": folder if usable else {"place": folder},
+        "shared memory": memory if usable else {"kind": memory},
         "POOLWARDEN": _all({"active": _active, "start-up files": _startup_files, **_variables()}),
     }
     shortened: dict[str, Any] = _shortened(found)
@@ -152,15 +152,13 @@ def _sigchld() -> str:
     return "not ignored"
 
 
-def _folder() -> dict[str, Any]:
-    folder = PoolFolder("builtins:object")
+def _memory() -> dict[str, Any]:
+    memory = PoolMemory(1, "builtins:object")
     try:
-        place = os.path.dirname(os.path.dirname(folder.path))
-        usage = shutil.disk_usage(place)
+        kind = "a memory file" if memory.main.fd >= 0 else "anonymous memory, for forked workers alone"
     finally:
-        folder.close()
-    room = f"{usage.free / 2**20:,.0f} MB free of {usage.total / 2**20:,.0f} MB"
-    return {"place": place, "room": room}
+        memory.close()
+    return {"kind": kind, "room": f"{free_memory() / 2**20:,.0f} MB free"}
 
 
 def _active() -> str:

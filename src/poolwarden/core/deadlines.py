@@ -11,7 +11,6 @@ successor to be killed.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -167,7 +166,7 @@ def dump_stacks(workers: Iterable[Worker]) -> dict[Worker, str | None]:
     writes nothing, and has no stack then.
     """
     # The signal would end one that has no handler for it any more; it has no stack then.
-    before = {worker: _size(worker.stack_path) for worker in workers if worker.catches(STACK_SIGNAL or 0)}
+    before = {worker: worker.stack_size() for worker in workers if worker.catches(STACK_SIGNAL or 0)}
     for worker in before:
         # A stopped process takes no signal but this.
         worker.send(signal.SIGCONT)
@@ -177,16 +176,10 @@ def dump_stacks(workers: Iterable[Worker]) -> dict[Worker, str | None]:
         # That a file grew no more for a moment is not enough: on a busy machine
         # the stack ended in the middle of a line.
         return all(
-            _size(worker.stack_path) > start and not worker.handles_signal(STACK_SIGNAL or 0)
+            worker.stack_size() > start and not worker.handles_signal(STACK_SIGNAL or 0)
             for worker, start in before.items()
         )
 
     wait_until(finished, STACK_BOUND)
     return {worker: worker.stack(start) for worker, start in before.items()}
 
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..policy import Policy
 from ..records import WorkerExit
-from ..worker import envelope
+from ..worker import envelope, ledger, payload
+from ..worker.memory import identity_of
 from .breakage import Breakage
 from .breaker import Breaker
 from .deadlines import Deadlines
 from .events import Herald
-from .folder import PoolFolder
 from .losses import Losses
+from .memory import PoolMemory
 from .oom import OomWatch
 from .preload import preload
 from .recording import record
@@ -59,7 +60,7 @@ class Guard:
         How many workers have ended so far.
     """
 
-    def __init__(self, adapter: PoolAdapter, policy: Policy, name: str) -> None:
+    def __init__(self, adapter: PoolAdapter, policy: Policy, name: str, workers: int = 1) -> None:
         preload()
         self.adapter = adapter
         self.policy = policy
@@ -71,8 +72,9 @@ class Guard:
         self._leaving = threading.RLock()
         self._releasing = threading.Lock()
         self.births = threading.RLock()
-        self._folder = PoolFolder(adapter.pickler_name)
-        self.tickets = Tickets(self._folder.path, adapter)
+        self.memory = PoolMemory(workers, adapter.pickler_name)
+        payload.listeners[self.memory.name] = self._on_note
+        self.tickets = Tickets(self.memory, adapter)
         self.breaker = Breaker(self)
         self.deadlines = Deadlines(self)
         self.standstill = Standstill(self)
@@ -90,9 +92,9 @@ class Guard:
         self.herald = Herald(name, self._track)
 
     @property
-    def folder(self) -> str:
-        """Path of the pool's private folder."""
-        return self._folder.path
+    def pool_name(self) -> str:
+        """Names the pool to its workers, in every message."""
+        return self.memory.name
 
     # Called by adapters.
 
@@ -100,7 +102,8 @@ class Guard:
         """Watch a worker that has just been started (or is older than the guard)."""
         if self.closed or id(process) in self._workers:
             return
-        worker = Worker(process, self.folder, older=older)
+        place = self.memory.adopt(process) if older else self.memory.place_of(process)
+        worker = Worker(process, place, older=older)
         self._workers[id(process)] = worker
         if self._track is not None:
             self._track.worker_started(worker.pid)
@@ -114,6 +117,7 @@ class Guard:
     def sending(self, ticket: Ticket) -> None:
         """Note that a ticket's message is about to be written."""
         ticket.sent = True
+        ticket.begun = False
         ticket.sendings += 1
         if ticket.timeout is not None:
             self.deadlines.expect(ticket.timeout)
@@ -126,12 +130,41 @@ class Guard:
             following = self._losses.after_soft_timeout(ticket, data)
             if following is None:
                 return None
-            kind = following
+            kind, data = following, b""
+        if kind == envelope.UNREACHABLE:
+            self._send_inline(number)
+            return None
         answer = self.tickets.settle(number, kind, data)
         if answer is not None and kind != VERDICT:
             self.breaker.all_is_well()
         self.look_for_end()
         return answer
+
+    def _send_inline(self, number: int) -> None:
+        ticket = self.tickets.send_inline(number)
+        if ticket is not None and ticket.verdict is None:
+            self.adapter.resend([ticket])
+
+    def _on_note(self, kind: int, *values: Any) -> None:
+        """Take in what a worker has told beside its results. Result thread; never raises."""
+        try:
+            if kind == payload.PIECE:
+                self.tickets.add_piece(*values)
+            elif kind == payload.KEPT:
+                self.tickets.add_kept_piece(*values)
+            else:
+                self._on_news(*values)
+        except Exception:
+            log.exception("poolwarden: internal error; what a worker has told is lost")
+
+    def _on_news(self, ident: int, number: int = 0) -> None:
+        """Take in what a worker without a record does."""
+        for worker in self.live_workers():
+            if identity_of(worker.process) == ident:
+                worker.tell(ledger.RUNNING if number else ledger.READY, number)
+        ticket = self.tickets.open.get(number)
+        if ticket is not None:
+            ticket.begun = True
 
     def wait_for_burials(self) -> None:
         """Wait until those that have died are answered for; `BURIAL_BOUND` seconds at most.
@@ -243,8 +276,8 @@ class Guard:
         self.herald.close()
         if self._track is not None:
             self._track.close(self.tickets.issued())
-        self.tickets.store.close()
-        self._folder.close()
+        payload.listeners.pop(self.memory.name, None)
+        self.memory.close()
 
     # Called by the watchdog.
 
@@ -306,3 +339,5 @@ class Guard:
         self._oom.forget(worker.pid)
         watchdog().unwatch(worker.fd)
         worker.close()
+        if worker.place is not None:
+            self.memory.release(worker.place)

@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
 from ..records import WorkerExit
-from ..worker import ledger
+from ..worker import envelope, ledger
 from . import verdicts
 from .diagnosis import Evidence, diagnose
 from .printed import own_traceback
@@ -33,6 +33,8 @@ _SIGCHLD = getattr(signal, "SIGCHLD", signal.SIGTERM)
 #: reaped it, or through a fork server.
 _EXIT_CODE_BOUND = 0.5
 _UNKNOWABLE_BOUND = 0.02
+#: Seconds for the result thread to read what a dead worker has told; it may be in a callback.
+_NOTES_BOUND = 0.5
 #: Seconds for a host to be hooked up.
 _HOOKS_BOUND = 2.0
 #: Signals for which faulthandler writes a stack.
@@ -64,6 +66,9 @@ class Losses:
         """Answer for one dead worker; return whether the plumbing is suspect."""
         guard = self._guard
         guard.deaths += 1
+        if worker.is_told or worker.is_unknown():
+            # What it has told, if it has no record, is on its way through the host's pipe.
+            guard.adapter.catch_up(_NOTES_BOUND)
         seen = worker.snapshot()
         bound = _UNKNOWABLE_BOUND if _is_reaped_by_kernel(worker) else _EXIT_CODE_BOUND
         code = worker.exit_code(bound, reap=not guard.adapter.reaps)
@@ -131,6 +136,8 @@ class Losses:
             error = verdicts.worker_lost(info, exit, stack, ran=ran, chunk=fate)
             error, event = guard.adapter.as_host_error(error), "task_lost"
             guard.breaker.task_lost()
+        if ticket.flags & envelope.KEEP:
+            ticket.kept = {**ticket.kept, **worker.kept(ticket.number)}
         kind = guard.tickets.lose(ticket, seen.item, error, retry=event == "task_lost")
         if kind is None:
             guard.adapter.resend([ticket])
@@ -167,7 +174,8 @@ class Losses:
     def after_soft_timeout(self, ticket: Ticket, data: bytes) -> int | None:
         """Return the kind of outcome to settle; None if the chunk goes on behind the item. Result thread."""
         guard = self._guard
-        text, item = pickle.loads(data)
+        text, item, kept = pickle.loads(data)
+        guard.tickets.add_kept(ticket, kept)
         info = ticket.info(item)
         limit = ticket.timeout_of(item) or 0.0
         error = guard.adapter.as_host_error(

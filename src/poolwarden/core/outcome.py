@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from ..errors import TaskTimeoutError, WorkerLostError
 from ..plaintext import visible
 from ..worker import envelope, payload
-from ..worker.frames import read_frames
 from . import verdicts
 from .printed import raised
 
 if TYPE_CHECKING:
     from ..adapters.base import PoolAdapter
-    from .tickets import Ticket
+    from .tickets import Ticket, Tickets
 
 log = logging.getLogger("poolwarden")
 
@@ -28,7 +27,7 @@ LOSSES: Final = (WorkerLostError, TaskTimeoutError)
 
 
 def decode(
-    ticket: Ticket, kind: int, data: bytes, store: payload.Store, adapter: PoolAdapter
+    ticket: Ticket, kind: int, data: bytes, tickets: Tickets, adapter: PoolAdapter
 ) -> tuple[bool, Any]:
     """Return ``(True, result)`` or ``(False, exception)``.
 
@@ -38,20 +37,20 @@ def decode(
         The task that was answered.
     kind, data : int, bytes
         As `worker.envelope.run` returned them.
-    store : Store
-        Holds large outcomes.
+    tickets : Tickets
+        Knows where large outcomes are.
     adapter : PoolAdapter
         Makes the exceptions that this host's users know.
     """
-    where = kind & (payload.FILE | payload.SLOT)
-    kind -= where
-    name = f"r{ticket.number}"
+    where = kind & (payload.MEMORY | payload.PIECES)
     try:
         if kind == envelope.PARTS:
-            return _chunk_results(ticket, store)
-        content = store.load(where, data, name)
+            tickets.add_kept(ticket, data)
+            return _chunk_results(ticket, adapter)
+        content = tickets.load(where, data, ticket.number)
     except BaseException as error:
         return False, _unreadable(ticket, error)
+    kind -= where
     if kind == envelope.VALUE:
         return True, content
     return False, _exception(ticket, kind, content, adapter)
@@ -77,13 +76,12 @@ def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) ->
     return verdicts.task_exit(ticket.info(), content[0], content[1])
 
 
-def _chunk_results(ticket: Ticket, store: payload.Store) -> tuple[bool, Any]:
+def _chunk_results(ticket: Ticket, adapter: PoolAdapter) -> tuple[bool, Any]:
     """Return the results of a chunk whose items were kept one by one."""
-    frames = read_frames(store, f"p{ticket.number}")
     results = []
     for item in range(ticket.count):
         if item not in ticket.holes:
-            results.append(store.loads(frames[item]))
+            results.append(adapter.loads(ticket.kept[item]))
             continue
         ok, value = in_its_place(ticket.policy.losses, ticket.holes[item])
         if not ok:

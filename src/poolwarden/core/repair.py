@@ -150,6 +150,7 @@ def _send_again(guard: Guard, tickets: list[tuple[Ticket, int]]) -> None:
         for ticket, sendings in tickets
         if ticket.number in guard.tickets.open
         and ticket.verdict is None
+        and not ticket.begun
         # Another repair may have had the same ticket on its list.
         and ticket.sent
         and ticket.sendings == sendings

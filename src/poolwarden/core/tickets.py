@@ -9,7 +9,6 @@ are in one module, though that makes a long one.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 from types import FunctionType
@@ -18,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 from ..policy import Policy, overrides_of
 from ..records import TaskInfo
 from ..worker import envelope, payload
-from ..worker.frames import read_frames
+from ..worker.ledger import INLINE_MAX
+from ..worker.results import kept_results
 from . import verdicts
+from .memory import PoolMemory
 from .naming import name_of, site_texts
 from .outcome import decode, in_its_place
 
@@ -29,11 +30,9 @@ if TYPE_CHECKING:
 #: A kind of outcome next to those of `worker.envelope`: the parent's own.
 VERDICT: Final = 0x80
 
-#: Tasks on their way that can have a slot each; the others' payloads go into
-#: files. More than a task pipe of 64 kB holds of small messages.
-SLOTS: Final = 512
-
-#: Bytes of calls in files that may be on their way without holding up more.
+#: Bytes from which on a call counts as heavy, and how many bytes of such calls may be on their way
+#: without holding up more.
+HEAVY_CALL: Final = 1 << 16
 HEAVY: Final = 32 << 20
 
 #: In the pickle of a descriptor, of a connection or a socket, and of a tensor of
@@ -68,8 +67,12 @@ class Ticket:
         How often its message was written.
     cancelled : bool
         True once the user asked for it to be stopped.
+    begun : bool
+        True once a worker without a record has told that it begins it.
     verdict : BaseException or None
         What it ends in, once it was declared lost.
+    kept : dict
+        Pickled results of its items, by item, that were kept so far.
     holes : dict
         Errors by item, for the places of results (if `losses` is not ``"raise"``).
     tries : dict
@@ -84,9 +87,12 @@ class Ticket:
     sent = False
     sendings = 0
     cancelled = False
+    begun = False
     verdict: BaseException | None = None
     holes: dict[int, BaseException] = {}  # noqa: RUF012 - replaced, never changed
     tries: dict[int, int] = {}  # noqa: RUF012 - replaced, never changed
+    kept: dict[int, bytes] = {}  # noqa: RUF012 - replaced, never changed
+    unfinished = b""
     policies: tuple[Policy, ...] = ()
 
     def __init__(
@@ -129,26 +135,28 @@ class Ticket:
             return ""
         return verdicts.chunk_fate(self.base or 0, self.count, item)
 
-    def call(self, folder: str) -> tuple[str, int, int, bytes, int]:
-        """Return the arguments of `worker.envelope.run`."""
-        return folder, self.number, self.flags, self.data, self.first
+    def call(self, pool: str) -> tuple[str, int, int, bytes, int]:
+        """Return the arguments of `worker.envelope.run`; `pool` names the pool to its workers."""
+        return pool, self.number, self.flags, self.data, self.first
 
 
 class Tickets:
     """The open tickets of one pool."""
 
-    def __init__(self, folder: str, adapter: PoolAdapter) -> None:
+    def __init__(self, memory: PoolMemory, adapter: PoolAdapter) -> None:
         self.open: dict[int, Ticket] = {}
-        self.store = payload.Store(folder, adapter.loads)
+        self._memory = memory
+        self._calls = payload.Reader(memory.main.memory, adapter.loads)
         self._adapter = adapter
         self._numbers = itertools.count(1)
         # Set when it may be less.
         self.relief = threading.Event()
         self._weighing = threading.Lock()
-        self._files = self._bytes = 0
-        # Numbers of slots, from 1. The one used last is used next: its memory
-        # is there already.
-        self._free_slots = list(range(SLOTS, 0, -1))
+        self._heavy_calls = self._bytes = 0
+        # Outcomes that come in pieces, through the host's pipe.
+        self._pieces: dict[int, bytearray] = {}
+        # Replaced by None once a worker has told that it cannot read it.
+        self._room: payload.Room | None = memory.calls
 
     def issue(
         self, key: Any, func: Any, call: Any, policy: Policy, *, flags: int = 0, base: int | None = None
@@ -188,14 +196,10 @@ class Tickets:
                 ticket.flags |= envelope.KEEP
             if ticket.timeout is not None:
                 ticket.flags |= envelope.TIMED
-        slot = self._take_slot()
-        ticket.flags |= slot << payload.SLOT_SHIFT
-        offset = 2 * payload.SLOT_MAX * (slot - 1) if slot else -1
         try:
-            where, ticket.data = self._adapter.dumper.dump(call, self.store, f"c{ticket.number}", offset)
+            where, ticket.data = self._adapter.dumper.dump(call, self._room, ticket.number)
             ticket.flags |= where
-            if where & payload.FILE:
-                self._weigh(ticket, 1)
+            self._weigh(ticket, 1)
         except Exception as error:
             ticket.verdict = error
         self.open[ticket.number] = ticket
@@ -208,67 +212,116 @@ class Tickets:
         """
         ticket = self.open.pop(number, None)
         if ticket is None:
-            if kind & payload.FILE:
-                self.store.discard(f"r{number}")
+            self._forget_outcome(number, kind, data)
             return None
         if kind != VERDICT:
-            ok, value = decode(ticket, kind, data, self.store, self._adapter)
+            ok, value = decode(ticket, kind, data, self, self._adapter)
         else:
             ok, value = False, ticket.verdict
             # A chunk's holes are filled when its parts are put together.
             if ticket.base is not None and not ticket.flags & envelope.CHUNK and ticket.verdict is not None:
                 ok, value = in_its_place(ticket.policy.losses, ticket.verdict)
-        self._release(ticket, kind)
+        self._forget_outcome(number, kind, data)
+        self._free_call(ticket)
         return ticket, ok, value
 
     def issued(self) -> int:
         """Return how many tickets there have been; for the end of the pool, as it takes a number."""
         return next(self._numbers) - 1
 
-    def _take_slot(self) -> int:
-        try:
-            return self._free_slots.pop()
-        except IndexError:
-            return 0
+    def load(self, kind: int, data: bytes, number: int) -> Any:
+        """Unpickle what an outcome holds. Result thread.
 
-    def _release(self, ticket: Ticket, kind: int) -> None:
-        flags = ticket.flags
-        if slot := flags >> payload.SLOT_SHIFT:
-            self._free_slots.append(slot)
-        if kind & payload.FILE:
-            self.store.discard(f"r{ticket.number}")
-        if flags & payload.FILE:
-            self.store.discard(f"c{ticket.number}")
-            self._weigh(ticket, -1)
-        if flags & envelope.KEEP:
-            self.store.discard(f"p{ticket.number}")
-        if ticket.cancelled and flags & envelope.ASK:
-            self.store.discard(f"x{ticket.number}")
+        Raises
+        ------
+        MismatchError, LookupError
+            It is not there.
+        BaseException
+            Whatever unpickling it raises.
+        """
+        if kind & payload.PIECES:
+            whole = bytes(self._pieces.get(number, b""))
+            if len(whole) != int.from_bytes(data, "little"):
+                raise payload.MismatchError(f"{len(whole)} bytes of task {number} have arrived")
+            return self._adapter.loads(whole)
+        if kind & payload.MEMORY:
+            return payload.load(self._memory.memory_of(data), data, number, self._adapter.loads)
+        return self._adapter.loads(data)
+
+    def add_kept(self, ticket: Ticket, place: bytes) -> None:
+        """Take over the results of a chunk's items that lie in its worker's ring. Result thread."""
+        if place:
+            start, size = payload.PLACE.unpack_from(place)
+            found = kept_results(self._memory.memory_of(place), start, size)
+            ticket.kept = {**ticket.kept, **found}
+            self._memory.note_read(place)
+
+    def add_piece(self, number: int, data: bytes) -> None:
+        """Take in the next part of an outcome. Result thread."""
+        if number in self.open:
+            self._pieces.setdefault(number, bytearray()).extend(data)
+
+    def add_kept_piece(self, number: int, item: int, data: bytes) -> None:
+        """Take in the next part of an item's result; the last is shorter than the others. Result thread."""
+        ticket = self.open.get(number)
+        if ticket is None:
+            return
+        whole = ticket.unfinished + data
+        if len(data) == INLINE_MAX:
+            ticket.unfinished = whole
+        else:
+            ticket.unfinished = b""
+            ticket.kept = {**ticket.kept, item: whole}
+
+    def _forget_outcome(self, number: int, kind: int, data: bytes) -> None:
+        self._pieces.pop(number, None)
+        in_ring = kind & payload.MEMORY or (kind == envelope.PARTS and data)
+        if kind != VERDICT and in_ring:
+            self._memory.note_read(data)
+
+    def _free_call(self, ticket: Ticket) -> None:
+        self._weigh(ticket, -1)
+        if ticket.flags & payload.MEMORY:
+            self._memory.calls.free(ticket.data)
+
+    def send_inline(self, number: int) -> Ticket | None:
+        """Have a call, and all that follow, travel in its message: a worker has no way to the pool's memory.
+
+        Returns the ticket, which is to be sent again; None if it is closed.
+        """
+        self._room = None
+        ticket = self.open.get(number)
+        if ticket is not None and ticket.flags & payload.MEMORY:
+            place = ticket.data
+            ticket.data = self._calls.read(ticket.flags, place, number)
+            ticket.flags &= ~payload.MEMORY
+            self._memory.calls.free(place)
+        return ticket
 
     def call_off(self, ticket: Ticket) -> None:
         """Have a worker that takes the task later not begin it, if its message says that it has to ask."""
         if ticket.flags & envelope.ASK:
-            # No room for an empty file: it begins, and is stopped.
-            with contextlib.suppress(OSError):
-                self.store.mark(f"x{ticket.number}")
-            if ticket.number not in self.open:
-                self.store.discard(f"x{ticket.number}")
+            self._memory.main.memory.call_off(ticket.number)
 
     def _weigh(self, ticket: Ticket, sign: int) -> None:
-        with self._weighing:
-            self._files += sign
-            self._bytes += sign * int.from_bytes(ticket.data, "little")
-        self.relief.set()
+        size = len(ticket.data)
+        if ticket.flags & payload.MEMORY:
+            size = payload.PLACE.unpack(ticket.data)[1]
+        if size > HEAVY_CALL:
+            with self._weighing:
+                self._heavy_calls += sign
+                self._bytes += sign * size
+            self.relief.set()
 
     @property
     def heavy(self) -> int:
-        """How many calls lie in files, if those take so much room that few should be added; else 0.
+        """How many heavy calls are on their way, if those take so much room that few should be added; else 0.
 
         The host's pipe holds 64 kB, and that is what keeps its feeding thread
         from pickling a whole iterable of large items at once. A message that
         only says where its payload lies takes hardly any room there.
         """
-        return self._files if self._bytes > HEAVY else 0
+        return self._heavy_calls if self._bytes > HEAVY else 0
 
     def host_failure(self, number: int, error: BaseException) -> tuple[int, int, bytes]:
         """Return the outcome of a task that the host itself failed, for `settle`."""
@@ -302,16 +355,16 @@ class Tickets:
 
     def _is_spent(self, ticket: Ticket) -> bool:
         """Return whether no second worker can unpickle the call: it has descriptors, or a tensor in one."""
-        where = ticket.flags & (payload.FILE | payload.SLOT)
         try:
-            return HANDED_OVER in self.store.read(where, ticket.data, f"c{ticket.number}")
-        except OSError:
+            return HANDED_OVER in self._calls.read(ticket.flags, ticket.data, ticket.number)
+        except payload.MismatchError:
             return True
 
     def _lose(self, ticket: Ticket, item: int, error: BaseException, retry: bool) -> int | None:
-        self.store.discard(f"r{ticket.number}")
+        self._pieces.pop(ticket.number, None)
+        ticket.unfinished = b""
         keeps = bool(ticket.flags & envelope.KEEP)
-        if keeps and item in read_frames(self.store, f"p{ticket.number}"):
+        if keeps and item in ticket.kept:
             ticket.first = item + 1
         elif retry and not ticket.cancelled and ticket.tries.get(item, 0) < ticket.policy_of(item).retries:
             ticket.tries = {**ticket.tries, item: ticket.tries.get(item, 0) + 1}

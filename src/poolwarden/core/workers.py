@@ -7,14 +7,14 @@ Covers reading a worker's record; what to do with it is decided in `guard` and
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from ..worker import ledger
-from ..worker.payload import SPILL
+from ..worker.results import kept_results
 from .handles import Handle
+from .memory import Place
 from .stacks import task_frames
 
 
@@ -66,28 +66,30 @@ class Worker(Handle):
         True when it has left in an orderly way.
     """
 
-    __slots__ = ("_last", "_record", "born", "folder", "killed", "left", "older", "soft")
+    __slots__ = ("_last", "_told", "born", "killed", "left", "older", "place", "soft")
 
-    def __init__(self, process: Any, folder: str, *, older: bool) -> None:
+    def __init__(self, process: Any, place: Place | None, *, older: bool) -> None:
         super().__init__(process)
-        self.folder = folder
+        self.place = place
         self.older = older
         self.born = time.monotonic()
         self.killed: Kill | None = None
         self.soft: Snapshot | None = None
         self.left = False
-        self._record: ledger.Record | None = None
+        # What a worker without a record has told through the result pipe.
+        self._told: Snapshot | None = None
         self._last: Snapshot | None = None
 
     def snapshot(self) -> Snapshot:
-        """Return what the record says; UNBORN when there is none (yet). Any thread, closed or not."""
+        """Return what the record says; UNBORN when nothing is known (yet). Any thread, closed or not."""
         if self._last is not None:
             return self._last
-        record = self._open_record()
-        if record is None:
+        if self._told is not None:
+            return self._told
+        if self.place is None:
             return _UNBORN
         try:
-            cells = record.cells
+            cells = self.place.record.cells
             return Snapshot(
                 cells[ledger.PHASE],
                 cells[ledger.TICKET],
@@ -99,73 +101,75 @@ class Worker(Handle):
             # Another thread has closed it since.
             return self._last or _UNBORN
 
+    def tell(self, phase: int, ticket: int = 0) -> None:
+        """Note what a worker without a record says of itself. Result thread."""
+        self._told = Snapshot(phase, ticket, 0, time.monotonic_ns())
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it has no record, so that news of it come late."""
+        return self._told is not None
+
     def is_unknown(self) -> bool:
-        """Return whether it is older than the guard and has not joined: nobody knows what it does."""
-        return self.older and self.snapshot().phase == ledger.UNBORN
+        """Return whether it has not joined and may be at work: older than the guard, or without a record."""
+        return (self.older or self.place is None) and self.snapshot().phase == ledger.UNBORN
 
     def outcome(self) -> tuple[int, int, bytes]:
         """Return the last outcome in the record; ticket 0 when there is none."""
-        record = self._open_record()
-        return (0, 0, b"") if record is None else record.outcome()
+        try:
+            return (0, 0, b"") if self.place is None else self.place.record.outcome()
+        except ValueError:
+            return 0, 0, b""
+
+    def kept(self, ticket: int) -> dict[int, bytes]:
+        """Return the results that it has kept of the items of a chunk, pickled. Once it has ended."""
+        if self.place is None:
+            return {}
+        with contextlib.suppress(ValueError):
+            cells = self.place.record.cells
+            if cells[ledger.KEEP_TICKET] == ticket:
+                start, end = cells[ledger.KEEP_START], cells[ledger.KEEP_END]
+                return kept_results(self.place.memory, start, end - start)
+        return {}
 
     def set_cells(self, **values: int) -> None:
         """Store into cells of the record, in the order given, by their names."""
-        record = self._open_record()
-        if record is None:
-            return
-        # Another thread may have closed it since.
-        with contextlib.suppress(ValueError):
-            for name, value in values.items():
-                record.cells[getattr(ledger, name)] = value
+        if self.place is not None:
+            with contextlib.suppress(ValueError):
+                for name, value in values.items():
+                    self.place.record.cells[getattr(ledger, name)] = value
 
     def has_run_exit_handlers(self) -> bool:
         """Return whether it leaves in order, and has nothing left to do."""
-        record = self._open_record()
         try:
-            return record is not None and bool(record.cells[ledger.GONE])
+            return self.place is not None and bool(self.place.record.cells[ledger.GONE])
         except ValueError:
             # Another thread has closed it since.
             return True
 
-    def _open_record(self) -> ledger.Record | None:
-        if self._record is None:
-            for path in (f"{self.folder}/{self.pid}", f"{self.folder}/{SPILL}/{self.pid}"):
-                # Missing, or not sized yet: such a worker holds no task.
-                with contextlib.suppress(OSError, ValueError):
-                    self._record = ledger.Record(path)
-                    break
-        return self._record
+    def stack_size(self) -> int:
+        """Return how many bytes faulthandler has written."""
+        with contextlib.suppress(ValueError):
+            return 0 if self.place is None else self.place.stack_size()
+        return 0
 
     def stack(self, start: int = 0) -> str | None:
         """Return what faulthandler wrote of the task behind byte `start`, if anything."""
-        try:
-            with open(self.stack_path, "rb") as file:
-                file.seek(start)
-                return task_frames(file.read().decode("utf-8", "replace")) or None
-        except OSError:
-            return None
+        with contextlib.suppress(ValueError):
+            return None if self.place is None else task_frames(self.place.stack(start)) or None
+        return None
 
     def crash_stack(self) -> str | None:
         """Return what faulthandler wrote when the worker crashed.
 
-        The file may also hold the stacks of a task that ended just before its
+        There may also be the stacks of a task that ended just before its
         timeout, or of a process that a task had forked.
         """
         text = self.stack() or ""
         start = text.rfind("Fatal Python error")
         return text[start:] if start >= 0 else None
 
-    @property
-    def stack_path(self) -> str:
-        return f"{self.folder}/{self.pid}.stack"
-
     def close(self) -> None:
-        """Release the descriptor and remove the worker's files."""
-        if self._record is not None:
-            self._last = self.snapshot()
-            self._record.close()
-            self._record = None
-        for path in (f"{self.folder}/{self.pid}", f"{self.folder}/{SPILL}/{self.pid}", self.stack_path):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        """Release the descriptor; what the record says now is what it has said last."""
+        self._last = self.snapshot()
         super().close()

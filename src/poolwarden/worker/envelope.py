@@ -16,13 +16,13 @@ to 0.2 ms.
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 from time import monotonic_ns
 
-from .ledger import DONE, END, INLINE_MAX, ITEM, PHASE, READY, RETIRE, RUNNING, STARTED, TICKET, UNBORN
+from .ledger import DONE, END, INLINE_MAX, ITEM, PHASE, RETIRE, RUNNING, STARTED, TICKET, UNBORN
 from .member import Member, end_behind_task, end_forked, join, leave
-from .payload import SLOT_MAX, SLOT_SHIFT, Dumper
+from .payload import KEPT, MEMORY, PIECES, Dumper
+from .results import NoPipeError
 from .signals import raised_by_handler
 
 TYPE_CHECKING = False
@@ -36,19 +36,20 @@ ERROR: Final = 1  # what the task raised: (type name, traceback text, pickled ex
 UNSENDABLE: Final = 2  # result or exception cannot be pickled: (repr of why, repr of what, text, pickled why)
 UNREADABLE: Final = 3  # the call cannot be unpickled: (type name, traceback text)
 EXIT: Final = 4  # a BaseException that is no Exception: (description, traceback text)
-TIMEOUT: Final = 5  # the soft timeout was raised and not caught: (traceback text, item); never beside
-PARTS: Final = 6  # every item of the chunk is in the chunk's file
+TIMEOUT: Final = 5  # the soft timeout was raised and not caught: (traceback text, item, kept); always inline
+PARTS: Final = 6  # every item's result was kept: where those lie that are in the worker's ring, or nothing
+UNREACHABLE: Final = 7  # the call lies in memory that this worker has not mapped: it did not begin
 
 # Flags of a call, next to those of `payload` that say where it is.
 CHUNK: Final = 2  # the payload is (function, items), not (function, args, kwds)
 STAR: Final = 4  # items are tuples of arguments
 TIMED: Final = 8  # the start of every item is recorded
-KEEP: Final = 16  # every item's result is kept in a file as soon as it is there
+KEEP: Final = 16  # every item's result is kept for the parent as soon as it is there
 BATCH: Final = 32  # with CHUNK, the payload is a batch: its ``items`` are (function, args, kwds)
 ASK: Final = 64  # it may have been called off before it begins
 
 #: Bytes of a traceback that fit into a message, with the item's number.
-_TEXT_MAX: Final = INLINE_MAX - 100
+_TEXT_MAX: Final = INLINE_MAX - 150
 _KEPT_MAX: Final = 10_000
 _kept_indices: tuple[int, ...] = ()
 _PLAIN: Final = Dumper(pickle.Pickler)
@@ -57,18 +58,18 @@ _ALIKE: Final = frozenset((type(None), bool, int, float))
 _NOTHING: Final = pickle.dumps(None)
 _OWN_MODULES: Final = (
     __name__,
-    *(f"{__package__}.{name}" for name in ("payload", "picklers", "frames")),
+    *(f"{__package__}.{name}" for name in ("payload", "picklers", "results")),
     f"{__package__.rpartition('.')[0]}.limited",
 )
 
 
-def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tuple[int, int, bytes]:
+def run(pool: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tuple[int, int, bytes]:
     """Run one guarded call and return ``(ticket, kind, bytes)``.
 
     Parameters
     ----------
-    folder : str
-        The pool's private folder; names the pool this worker belongs to.
+    pool : str
+        Names the pool that this worker belongs to.
     ticket : int
         The parent's number of this task.
     flags : int
@@ -88,28 +89,31 @@ def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tu
     SystemExit
         A signal handler raised it in the task, or the pool ends: it ends the worker.
     """
-    try:
-        member = join(folder)
-    except OSError as error:
-        # Without a record a death could not be told from a task that never
-        # began, and the task might run twice: so it does not run at all.
-        return ticket, ERROR, pickle.dumps(("OSError", _text(error), pickle.dumps(error)))
+    member = join(pool)
     cells = member.record.cells
     cells[TICKET] = ticket
     cells[ITEM] = first
     cells[STARTED] = monotonic_ns()
     cells[PHASE] = RUNNING
+    ring = member.ring
+    mark = None if ring is None else ring.mark()
     try:
+        if member.memory is None:
+            member.tell_begin(ticket)
         kind, outcome = _execute(member, ticket, flags, data, first)
+        if len(outcome) > INLINE_MAX and not member.forked:
+            kind, outcome = kind | PIECES, member.pipe.send_pieces(ticket, outcome)
     except BaseException as error:
         if member.forked:
             end_forked(_status(error))
         # A signal came between the task and the handling of what it raised,
-        # or what it raised misbehaves.
+        # or what it raised misbehaves; or the parent cannot be told of the task.
         member.in_task = False
+        if ring is not None and mark is not None:
+            ring.roll_back(mark)
         if _ends_worker(member, error) and not end_behind_task(error):
             raise
-        kind, outcome = EXIT, pickle.dumps((type(error).__name__, ""))
+        kind, outcome = _unexpected(error)
     if member.forked:
         # By what pickles the result.
         end_forked(0)
@@ -127,22 +131,29 @@ def run(folder: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tu
     return ticket, kind, outcome
 
 
+def _unexpected(error: BaseException) -> tuple[int, bytes]:
+    if isinstance(error, NoPipeError):
+        return ERROR, pickle.dumps(("OSError", _text(error)[-_TEXT_MAX:], pickle.dumps(OSError(*error.args))))
+    return EXIT, pickle.dumps((type(error).__name__, ""))
+
+
 def bounce(ticket: int, kind: int) -> tuple[int, int, bytes]:
     """Send an answer that the parent has made back to it; runs nothing."""
     return ticket, kind, b""
 
 
-def roll_call(folder: str) -> None:
+def roll_call(pool: str) -> None:
     """Join the pool and do nothing else; sent to workers older than the guard."""
-    with contextlib.suppress(OSError):
-        cells = join(folder).record.cells
-        if cells[PHASE] == UNBORN:
-            cells[PHASE] = READY
+    member = join(pool)
+    if member.record.cells[PHASE] == UNBORN:
+        member.is_ready()
 
 
 def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -> tuple[int, bytes]:
     try:
-        call = member.store.load(flags, data, f"c{ticket}")
+        if flags & MEMORY and member.calls.memory is None:
+            return UNREACHABLE, b""
+        call = member.calls.load(flags, data, ticket)
     except BaseException as error:
         if member.forked:
             raise
@@ -155,7 +166,7 @@ def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -
         # By what unpickles it. The task is the worker's.
         raise CameBack
     member.held.append(call)
-    if flags & ASK and member.store.is_marked(f"x{ticket}"):
+    if flags & ASK and member.memory is not None and member.memory.is_called_off(ticket):
         # Not before: what counts references to a shared array learns of this
         # one's end only if it was made.
         return VALUE, _NOTHING
@@ -220,16 +231,10 @@ def _sendable(member: Member, ticket: int, flags: int, value: Any) -> tuple[int,
         return VALUE, outcome
     member.held.append(value)
     try:
-        where, outcome = member.dumper.dump(value, member.store, f"r{ticket}", _offset(flags))
+        where, outcome = member.dumper.dump(value, member.ring, ticket)
     except Exception as error:
         return _unsendable(member, ticket, error, value, "")
     return VALUE | where, outcome
-
-
-def _offset(flags: int) -> int:
-    """Return where the task's half slot for its outcome begins, -1 if it has none."""
-    slot = flags >> SLOT_SHIFT
-    return 2 * SLOT_MAX * slot - SLOT_MAX if slot else -1
 
 
 def _run_chunk(member: Member, flags: int, call: Any) -> list[Any]:
@@ -272,32 +277,38 @@ def _indices(count: int) -> Iterable[int]:
 
 def _run_and_keep(member: Member, ticket: int, flags: int, call: Any, first: int) -> tuple[int, bytes]:
     """Run items from `first` on, keeping each result before the next begins."""
-    from .frames import Frames
-
     func, items = call
     if flags & STAR:
         func = _Starred(func)
     cells = member.record.cells
-    frames = Frames(member.store, f"p{ticket}")
-    try:
-        for item in range(first, len(items)):
-            cells[STARTED] = monotonic_ns()
-            cells[ITEM] = item
-            member.in_task = True
-            value = func(items[item])
-            member.in_task = False
-            if member.forked:
-                raise CameBack
-            try:
-                data = member.dumper.dumps(value)
-            except Exception as error:
-                return _unsendable(member, ticket, error, value, "")
-            if member.forked:
-                raise CameBack
-            frames.append(item, data)
-    finally:
-        frames.close()
-    return PARTS, b""
+    ring = member.ring
+    if ring is not None:
+        ring.begin_keeping(ticket)
+    for item in range(first, len(items)):
+        cells[STARTED] = monotonic_ns()
+        cells[ITEM] = item
+        member.in_task = True
+        value = func(items[item])
+        member.in_task = False
+        if member.forked:
+            raise CameBack
+        try:
+            data = member.dumper.dumps(value)
+        except Exception as error:
+            if ring is not None:
+                ring.forget_kept(ticket)
+            return _unsendable(member, ticket, error, value, "")
+        if member.forked:
+            raise CameBack
+        if ring is None or not ring.keep(item, data):
+            _keep_by_pipe(member, ticket, item, data)
+    return PARTS, b"" if ring is None else ring.kept(ticket)
+
+
+def _keep_by_pipe(member: Member, ticket: int, item: int, data: bytes) -> None:
+    """Give an item's result to the parent now, piece by piece; the last piece is short."""
+    for start in range(0, len(data) + 1, INLINE_MAX):
+        member.pipe.tell(KEPT, ticket, item, data[start : start + INLINE_MAX])
 
 
 class CameBack(BaseException):
@@ -342,7 +353,10 @@ def _failed(member: Member, ticket: int, error: BaseException) -> tuple[int, byt
         member.soft_error = None
         # Its end: where the task stood. With 800 characters a long path hid the task itself.
         end = text.encode("utf-8", "replace")[-_TEXT_MAX:].decode("utf-8", "ignore")
-        return TIMEOUT, pickle.dumps((end, member.record.cells[ITEM]))
+        kept = b"" if member.ring is None else member.ring.kept(ticket)
+        return TIMEOUT, pickle.dumps((end, member.record.cells[ITEM], kept))
+    if member.ring is not None:
+        member.ring.forget_kept(ticket)
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     if not isinstance(error, Exception):
         return _pack(member, ticket, EXIT, (f"{name}: {_line(error)}".rstrip(": "), text))
@@ -366,19 +380,17 @@ def _unsendable(member: Member, ticket: int, why: Exception, what: Any, text: st
 
 
 def _pack(member: Member, ticket: int, kind: int, parts: tuple[Any, ...]) -> tuple[int, bytes]:
-    try:
-        where, data = _PLAIN.dump(parts, member.store, f"r{ticket}")
-    except OSError as error:
-        # No room anywhere: say so, with as much as the record holds.
-        short = (f"{part[:400]} ({error})" if isinstance(part, str) else b"" for part in parts)
-        where, data = 0, pickle.dumps(tuple(short))
+    where, data = _PLAIN.dump(parts, member.ring, ticket)
     return kind | where, data
 
 
 def _text(error: BaseException) -> str:
     """Return the traceback as text, from where it leaves our own frames."""
-    import traceback
-
+    try:
+        import traceback
+    except ImportError:
+        # Another root directory.
+        return f"{type(error).__name__}: {_line(error)}\n"
     trace = following = error.__traceback__
     while following is not None:
         # Not the first: a batch's own frame is between ours.

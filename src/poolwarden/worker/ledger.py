@@ -4,31 +4,28 @@ The worker writes it with plain stores, the parent reads it: after a death, to
 know which task died, and for deadlines, to know how long a task has run. There
 is no lock and no message, so no death can corrupt it or hold anybody up.
 
-Runs in both processes. Covers the layout only; what is written when is in
-`envelope`, what it means after a death is in ``core.guard``.
+Runs in both processes. Covers the layout only; where a record lies is in
+`memory`, what is written when is in `envelope`, what it means after a death is
+in ``core.guard``.
 
-Layout of the file ``<folder>/<pid>`` (one page, native byte order)::
+Layout of a record (one page, native byte order)::
 
-    offset 0      16 unsigned 64-bit cells, named below
-    offset 128    the last outcome, at most `INLINE_MAX` bytes
+    offset 0      32 unsigned 64-bit cells, named below
+    offset 256    the last outcome, at most `INLINE_MAX` bytes
 """
 
 from __future__ import annotations
-
-import mmap
-import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-SAFE_OPEN: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 SIZE: Final = 4096
-OUTCOME: Final = 128
+OUTCOME: Final = 256
 
 #: Bytes of a payload that travel inside a message. The whole message has to
 #: stay below PIPE_BUF (4096 on Linux), since only such writes are all or
-#: nothing; the rest of it (function, folder, ids) takes less than 300 bytes.
+#: nothing; the rest of it (function, pool, ids) takes less than 300 bytes.
 INLINE_MAX: Final = 3500
 
 # Cells.
@@ -44,13 +41,22 @@ RETIRE: Final = 8  # set by the parent: one of the two below
 SOFT_TICKET: Final = 9  # set by the parent: the ticket to be interrupted
 SOFT_ITEM: Final = 10
 GONE: Final = 11  # 1: an orderly exit has come behind all exit handlers
+IDENT: Final = 12  # which process the place is for (`memory.identity_of`); 0 for a place that is free
+# The worker's ring for large outcomes; all count bytes since its birth.
+RING_LIMIT: Final = 13  # set by the parent: how many bytes may wait for it
+RING_PUT: Final = 14  # what the worker has put there
+RING_TAKEN: Final = 15  # set by the parent: what it has read
+RING_SENT: Final = 16  # what of it the outcomes hold that were sent so far
+# Results of the running chunk's items that the worker keeps in its ring.
+KEEP_TICKET: Final = 17
+KEEP_START: Final = 18  # where in the memory
+KEEP_END: Final = 19
 
 # Values of RETIRE.
 LEAVE: Final = 1  # end at once behind the running task
 END: Final = 2  # the pool ends: leave in order behind the running task, or by what it raises to end
 
-# Phases, in this order: below READY no task was ever taken. A record that is
-# missing, short or zero reads as UNBORN.
+# Phases, in this order: below READY no task was ever taken. All zeros is UNBORN.
 UNBORN: Final = 0
 STARTING: Final = 1  # in the initializer
 FAILED: Final = 2  # the initializer raised; its traceback is in the record
@@ -65,22 +71,18 @@ ARMED_SOFT: Final = 2
 
 
 class Record:
-    """One worker's record, mapped into this process.
+    """One worker's record.
 
     Parameters
     ----------
-    path : str
-        The record's file.
-    create : bool
-        True in the worker, which makes the file; the parent opens it.
+    page : memoryview
+        `SIZE` bytes, shared with the other process; in a worker that could not
+        map its pool's memory they are its own.
 
-    Raises
-    ------
-    OSError
-        No room for one page (``create``), or no such file.
-    ValueError
-        The file has not got its size yet: its worker was killed between
-        making and sizing it, or is doing so now. Such a worker holds no task.
+    Attributes
+    ----------
+    cells : memoryview
+        The cells, as integers from 0 to 2**64 - 1.
 
     Notes
     -----
@@ -89,41 +91,28 @@ class Record:
     reader that sees RUNNING sees a complete record.
     """
 
-    __slots__ = ("_map", "_view", "cells")
+    __slots__ = ("_page", "cells")
 
-    def __init__(self, path: str, *, create: bool = False) -> None:
-        flags = os.O_RDWR | SAFE_OPEN
-        if create:
-            flags |= os.O_CREAT | os.O_EXCL
-        fd = os.open(path, flags, 0o600)
-        try:
-            if create:
-                # Written, not truncated to size: a store into a page that a
-                # full tmpfs cannot supply is a SIGBUS, here it is an error.
-                os.write(fd, bytes(SIZE))
-            self._map = mmap.mmap(fd, SIZE)
-        finally:
-            os.close(fd)
-        self._view = memoryview(self._map)
-        self.cells = self._view[:OUTCOME].cast("Q")
+    def __init__(self, page: memoryview) -> None:
+        self._page = page
+        self.cells = page[:OUTCOME].cast("Q")
 
     def store_outcome(self, ticket: int, kind: int, data: bytes) -> None:
         """Keep an outcome of at most `INLINE_MAX` bytes; the phase is the caller's."""
         size = len(data)
-        self._map[OUTCOME : OUTCOME + size] = data
+        self._page[OUTCOME : OUTCOME + size] = data
         cells = self.cells
         cells[OUT_KIND] = kind
         cells[OUT_SIZE] = size
         cells[OUT_TICKET] = ticket
 
     def outcome(self) -> tuple[int, int, bytes]:
-        """Return ticket, kind and bytes of the outcome stored last."""
+        """Return ticket, kind and bytes of the outcome stored last; ticket 0 when there is none."""
         cells = self.cells
         size = min(cells[OUT_SIZE], INLINE_MAX)
-        return cells[OUT_TICKET], cells[OUT_KIND], self._map[OUTCOME : OUTCOME + size]
+        return cells[OUT_TICKET], cells[OUT_KIND], bytes(self._page[OUTCOME : OUTCOME + size])
 
     def close(self) -> None:
-        """Unmap the record; the file stays."""
+        """Let go of the memory; twice is no error."""
         self.cells.release()
-        self._view.release()
-        self._map.close()
+        self._page.release()

@@ -13,25 +13,22 @@ import importlib
 import os
 import pickle
 import stat
+import struct
 import sys
 
 from . import ledger, signals
-from .ledger import GONE, LEFT, PHASE, SAFE_OPEN, Record
+from .ledger import GONE, LEFT, PHASE, Record
+from .memory import SEAT, Seat, found_by, identity_of, is_same, keep_high, own_process, proof_of
 from .orphan import die_with_parent, process_package
-from .payload import Store
-from .picklers import pickling_of
-from .plain import send_plainly
+from .payload import BEGAN, HERE, Reader, load
+from .picklers import guessed_name, pickling_of
+from .results import ResultPipe, Ring, send_plainly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
     from typing import Any, Final, NoReturn
-
-#: File in the pool's folder that names the host's pickler: ``module:name``.
-HOST_FILE: Final = "host"
-#: File there with the host's reducers for results, for workers older than the guard.
-REDUCERS_FILE: Final = "reducers"
 
 #: The main functions of the hosts' workers, with the names of their queues in them.
 _LOOPS: Final = {"worker": ("inqueue", "outqueue"), "_process_worker": ("call_queue", "result_queue")}
@@ -46,7 +43,13 @@ class Member:
     Attributes
     ----------
     record : Record
-        The flight recorder, shared with the parent.
+        The flight recorder, shared with the parent; the worker's own if `memory` is None.
+    memory : Memory or None
+        The pool's, None if it could not be mapped.
+    ring : Ring or None
+        Takes large outcomes.
+    calls : Reader
+        Reads calls.
     dumper : Dumper
         Pickles as the host does.
     held : list
@@ -59,37 +62,36 @@ class Member:
     forked : bool
         True in a process that this worker has forked: it is not the worker, and
         has to end without an answer when it comes back from user code.
+    stack : int
+        Descriptor that faulthandler writes to; -1 for none.
     """
 
     __slots__ = (
-        "dumper",
-        "folder",
-        "forked",
-        "held",
-        "in_task",
-        "record",
-        "soft_error",
-        "stack_file",
-        "store",
-    )
+        "_pipe", "calls", "dumper", "forked", "held", "identity", "in_task", "memory", "pool", "record",
+        "ring", "soft_error", "stack",
+    )  # fmt: skip
 
-    def __init__(self, folder: str, reducers: Any, line: Any) -> None:
-        self.folder = folder
+    def __init__(self, pool: str, seat: Seat, reducers: Any, line: Any) -> None:
+        self.pool = pool
         self.held: list[Any] = []
         self.in_task = self.forked = False
         self.soft_error: BaseException | None = None
-        with open(f"{folder}/{HOST_FILE}", encoding="utf-8") as text:
-            pickler_name = text.read()
-        if reducers is None:
-            with contextlib.suppress(FileNotFoundError), open(f"{folder}/{REDUCERS_FILE}", "rb") as file:
-                reducers = pickle.load(file)
-        self.dumper, loads = pickling_of(pickler_name, reducers)
-        self.store = Store(folder, loads)
-        self.record = _make_record(self.store)
-        fd = os.open(
-            f"{folder}/{os.getpid()}.stack", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_OPEN, 0o600
-        )
-        self.stack_file = os.fdopen(fd, "wb", buffering=0)
+        self._pipe: ResultPipe | None = None
+        self.identity = identity_of(own_process())
+        if reducers is None and seat.reducers:
+            reducers = pickle.loads(seat.reducers)
+        self.dumper, loads = pickling_of(seat.pickler_name, reducers)
+        self.memory = seat.memory
+        self.calls = Reader(seat.calls, loads)
+        self.ring: Ring | None = None
+        if seat.memory is None:
+            self.record = Record(memoryview(bytearray(ledger.SIZE)))
+        else:
+            self.record = seat.memory.record(seat.place)
+            if seat.memory.ring:
+                self.ring = Ring(seat.memory, seat.place, self.record.cells)
+        self.stack = _open_stack(seat)
+        seat.close()
         self.record.cells[ledger.ARMED] = signals.arm(self)
         die_with_parent(line)
         _mark_orderly_exit(self)
@@ -97,42 +99,94 @@ class Member:
     def disown(self) -> None:
         """Let go of all that is shared, in a process that this worker has forked."""
         self.forked = True
-        self.store.disown()
-        # A store into it raises ValueError from now on: that is what ends the loop over a chunk's items.
+        # A store into it raises ValueError from now on: that is what ends the loop over a chunk's items,
+        # and what keeps the ring from being written to.
         self.record.close()
 
+    @property
+    def pipe(self) -> ResultPipe:
+        """The host's result pipe.
 
-def join(folder: str, reducers: Any = None, line: Any = None) -> Member:
-    """Return this worker's membership, made at the first call for `folder`.
+        Raises
+        ------
+        NoPipeError
+            None is known.
+        """
+        if self._pipe is None:
+            self._pipe = ResultPipe(self.pool)
+        return self._pipe
 
-    The record of a new one stays UNBORN until its caller says what it does: of
-    a worker that is older than the guard, a record that says more also says
-    whether what it had read before was a guarded task.
+    def is_ready(self) -> None:
+        """Note that no task was taken yet, and that the next one may be."""
+        self.record.cells[PHASE] = ledger.READY
+        if self.memory is None:
+            # A host without such a pipe fails the task, and says why.
+            with contextlib.suppress(OSError):
+                self.pipe.tell(HERE, self.identity)
+
+    def tell_begin(self, ticket: int) -> None:
+        """Tell the parent what it cannot read in a record, before a task begins."""
+        self.pipe.tell(BEGAN, self.identity, ticket)
+
+
+def _open_stack(seat: Seat) -> int:
+    """Return a descriptor for what faulthandler writes into the pool's memory; -1 without one."""
+    if seat.memory is None or not is_same(seat.fd, seat.proof):
+        return -1
+    try:
+        # Opened anew: a file position of its own.
+        fd = keep_high(os.open(f"/proc/self/fd/{seat.fd}", os.O_WRONLY | os.O_CLOEXEC))
+        os.lseek(fd, seat.memory.stack_start(seat.place), os.SEEK_SET)
+    except (OSError, AttributeError):
+        return -1
+    return fd
+
+
+def _find_seat(pool: str) -> Seat:
+    """Return the seat of a worker that is older than the guard, without memory if there is no way to it."""
+    pickler_name, reducers = guessed_name(), b""
+    with contextlib.suppress(OSError, ValueError, OverflowError, AttributeError, struct.error):
+        fd, memory, host = found_by(pool)
+        place = memory.place_of(identity_of(own_process()))
+        if any(host):
+            pickler_name, reducers = load(memory, host, 0, pickle.loads)
+        if place is not None:
+            return Seat(pool, memory, place, memory, pickler_name, reducers, fd, proof_of(fd))
+        os.close(fd)
+    return Seat(pool, None, 0, None, pickler_name, reducers)
+
+
+def join(pool: str, reducers: Any = None, line: Any = None) -> Member:
+    """Return this worker's membership, made at the first call for `pool`.
+
+    A new record stays UNBORN until the caller sets a phase. For a worker older
+    than the guard that phase is the only news of the message it has just read:
+    RUNNING means a guarded task, READY a roll call, and UNBORN that nothing is
+    known yet.
 
     Parameters
     ----------
-    folder : str
-        The pool's private folder.
+    pool : str
+        Names the pool.
     reducers : dict, optional
         What the host's pickler is to be given for results.
     line : multiprocessing.connection.Connection, optional
         See `orphan.die_with_parent`.
-
-    Raises
-    ------
-    OSError
-        There is no room for a record, or the folder is gone.
     """
     global _is_worker
-    member = _members.get(folder)
+    member = _members.get(pool)
     if member is None:
         _is_worker = True
-        member = _members[folder] = Member(folder, reducers, line)
+        # A process that was forked by a worker, and is one of another pool, has the seat of its own.
+        seat = getattr(own_process(), SEAT, None)
+        if not isinstance(seat, Seat) or seat.pool != pool:
+            seat = _find_seat(pool)
+        member = _members[pool] = Member(pool, seat, reducers, line)
     return member
 
 
 def birth(
-    folder: str,
+    pool: str,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     results: Any = None,
@@ -142,7 +196,7 @@ def birth(
 
     Parameters
     ----------
-    folder, line
+    pool, line
         As for `join`.
     initializer, initargs
         The user's own.
@@ -156,24 +210,18 @@ def birth(
     """
     global _is_worker
     _is_worker = True
-    # Whatever comes of the rest: a parent that has just died may have left no
-    # folder to join.
+    # First of all: the parent may die at any moment.
     die_with_parent(line)
     if results is not None:
         send_plainly(results)
-    reducers = getattr(results, "_reducers", None)
-    if initializer is None:
-        with contextlib.suppress(OSError):
-            join(folder, reducers, line).record.cells[PHASE] = ledger.READY
-        return
-    try:
-        member = join(folder, reducers, line)
-    except OSError:
-        # No room. The pool must start all the same; each task will say so.
-        initializer(*initargs)
-        _end_if_forked()
-        return
+    member = join(pool, getattr(results, "_reducers", None), line)
+    # What runs the first task. An initializer that changes the root directory or the user may leave no
+    # way to it.
+    importlib.import_module(f"{__package__}.envelope")
     cells = member.record.cells
+    if initializer is None:
+        member.is_ready()
+        return
     cells[PHASE] = ledger.STARTING
     member.in_task = True
     try:
@@ -192,7 +240,7 @@ def birth(
         member.record.store_outcome(0, 0, text[-ledger.INLINE_MAX :])
         raise
     _end_if_forked()
-    cells[PHASE] = ledger.READY
+    member.is_ready()
 
 
 def leave(member: Member) -> None:
@@ -224,22 +272,6 @@ def end_behind_task(error: BaseException) -> bool:
 
     names["call_queue"].get = get
     return True
-
-
-def _make_record(store: Store) -> Record:
-    name = str(os.getpid())
-    for place in store.places:
-        path = f"{place}/{name}"
-        # What is there was left by a dead worker of this pool with the same pid.
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-        try:
-            return Record(path, create=True)
-        except OSError as error:
-            failure = error
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-    raise failure
 
 
 def _mark_orderly_exit(member: Member) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import sys
 
+from .orphan import process_package
 from .payload import Dumper
 
 TYPE_CHECKING = False
@@ -31,6 +33,14 @@ def pickling_of(name: str, reducers: Any) -> tuple[Dumper, Callable[[bytes], Any
     module, _, name = name.partition(":")
     host = getattr(importlib.import_module(module), name)
     return Dumper(make_pickler(host, reducers)), getattr(host, "loads", pickle.loads)
+
+
+def guessed_name() -> str:
+    """Return the name of the host's pickler in a worker that nobody could tell it."""
+    for loky in ("loky", "joblib.externals.loky"):
+        if f"{loky}.process_executor" in sys.modules:
+            return f"{loky}.backend.reduction:dump"
+    return f"{process_package()}.reduction:ForkingPickler"
 
 
 def make_pickler(host: Any, reducers: Any) -> Any:

@@ -49,13 +49,13 @@ def arm(member: Member) -> int:
     if not again:
         _was_enabled = faulthandler.is_enabled()
     bits = 0
-    if _is_default(*_CRASHES) or faulthandler.is_enabled():
-        faulthandler.enable(member.stack_file)
+    if member.stack >= 0 and (_is_default(*_CRASHES) or faulthandler.is_enabled()):
+        faulthandler.enable(member.stack)
     if threading.current_thread() is not threading.main_thread():
         return bits
-    if STACK_SIGNAL is not None and (again or _is_default(STACK_SIGNAL)):
+    if STACK_SIGNAL is not None and member.stack >= 0 and (again or _is_default(STACK_SIGNAL)):
         # Written in C: works while the task holds the GIL.
-        faulthandler.register(STACK_SIGNAL, member.stack_file)
+        faulthandler.register(STACK_SIGNAL, member.stack)
         bits |= ledger.ARMED_STACK
     if SOFT_SIGNAL is not None and (again or _is_default(SOFT_SIGNAL)):
         signal.signal(SOFT_SIGNAL, _on_soft_timeout)
