@@ -27,7 +27,7 @@ _NAMES: Final = (
     "traceback",
     "unicodedata",
     f"{__package__.rpartition('.')[0]}.errors",
-    f"{__package__.rpartition('.')[0]}.worker.frames",
+    f"{__package__.rpartition('.')[0]}.worker.envelope",
 )
 
 
