@@ -32,7 +32,7 @@ BELOW: dict[str, set[str]] = {
     "core": {"worker", "policy", "report", "errors", "records", "limited", "plaintext"},
 }
 BELOW["adapters"] = BELOW["core"] | {"core"}
-BELOW["activation"] = BELOW["adapters"] | {"adapters", "on_import", "options"}
+BELOW["activation"] = BELOW["adapters"] | {"adapters", "on_import", "options", "plaintext"}
 BELOW["cli"] = BELOW["activation"] | {"activation", "testing"}
 BELOW["__main__"] = BELOW["cli"] | {"cli"}
 

@@ -15,9 +15,14 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from poolwarden import __version__
+from poolwarden.plaintext import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+#: Of ``run --fail-on-loss``: EX_TEMPFAIL of sysexits.h, "the user is invited to retry".
+LOST_STATUS = 75
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_help(sys.stderr)
-        self.exit(2, f"\n{self.prog}: {message}\n")
+        self.exit(2, f"\n{self.prog}: {visible(message)}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         0 if the command did what it promises, 130 after Ctrl-C.
-        ``run`` ends as its program does.
+        ``run`` ends as its program does; with ``--fail-on-loss``, where that is
+        0, with `LOST_STATUS` if a task was lost or timed out.
 
     Raises
     ------
@@ -81,7 +87,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     end = 1
     while end < len(arguments) and arguments[end].startswith("-") and arguments[end] != "-m":
-        end += 1 if "=" in arguments[end] or arguments[end] in ("-h", "--help") else 2
+        end += 1 if "=" in arguments[end] or arguments[end] in ("-h", "--help", "--fail-on-loss") else 2
     return arguments[:end], arguments[end:]
 
 
@@ -98,6 +104,11 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     run.add_argument("--losses", metavar="raise|return", help="what becomes of a lost item of a call")
     run.add_argument("--startup-timeout", metavar="S", help="seconds that a worker may take to start")
     run.add_argument("--report", metavar="PATH", help="write a report there: .json or .html")
+    run.add_argument(
+        "--fail-on-loss",
+        action="store_true",
+        help=f"end with status {LOST_STATUS} instead of 0 if a task was lost or timed out",
+    )
     run.set_defaults(run=_run, parser=run)
 
 
@@ -121,8 +132,18 @@ def _run(options: argparse.Namespace) -> int:
             report.start(options.report, always=True)
     except ValueError as error:  # a ConfigurationError is one
         options.parser.error(str(error))
-    run.run(program, is_module=is_module, policy=text)
-    return 0
+    try:
+        run.run(program, is_module=is_module, policy=text)
+    except SystemExit as end:
+        if end.code not in (None, 0) or not options.fail_on_loss:
+            raise
+    return LOST_STATUS if options.fail_on_loss and _has_losses() else 0
+
+
+def _has_losses() -> bool:
+    # Else no pool was guarded, and it costs a program nothing to be asked.
+    tally = sys.modules.get("poolwarden.core.tally")
+    return tally is not None and bool(tally.has_losses())
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -1,14 +1,12 @@
 """The options by name: which values are valid, and how `POOLWARDEN` spells them.
 
-Pure text and numbers. Imports next to nothing, since it is read in every
+Pure text and numbers. Imports nothing but `sys`, since it is read in every
 interpreter that starts with the variable set.
 """
 
 from __future__ import annotations
 
 import sys
-
-from .plaintext import shortened, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +33,8 @@ def problem(name: str, value: object) -> str | None:
     valid, is_valid = _VALID[name]
     if is_valid(usual(value)):
         return None
+    from .plaintext import shown
+
     too_large = name == "retries" and type(value) is int and value > 0
     largest = f"; the largest is {sys.maxsize}" if too_large else ""
     return f"{name} must be {valid}, not {shown(value)}{largest}."
@@ -95,6 +95,8 @@ def spell(options: dict[str, Any]) -> str:
 
 
 def _unreadable(text: str) -> ValueError:
+    from .plaintext import shortened
+
     return ValueError(
         f"POOLWARDEN={shortened(repr(text))} cannot be read. Valid are 1 or on, 0 or off, or options such as "
         f"timeout=30,retries=1; the options are {', '.join(PARSERS)}."

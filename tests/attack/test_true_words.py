@@ -49,7 +49,7 @@ def in_joblib(function, items, chunk, **options):
         try:
             joblib.Parallel(batch_size=chunk, pre_dispatch="all")(calls)
         finally:
-            joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
+            joblib.externals.loky.get_reusable_executor().shutdown(kill_workers=True)
 
 
 MAPS = {"Pool": in_pool, "executor": in_executor, "joblib": in_joblib}

@@ -16,7 +16,6 @@ from _thread import RLock
 
 from ..on_import import when_imported
 from ..options import read
-from ..plaintext import SHOWN_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 VARIABLE: Final = "POOLWARDEN"
+REPORT: Final = "POOLWARDEN_REPORT"
 #: The bad value that a process of this tree has complained of already.
 _COMPLAINED: Final = "POOLWARDEN_COMPLAINED"
 
@@ -54,13 +54,16 @@ def start() -> None:
     tree that sees it, and means off.
     """
     global _text, _options, _awaiting
-    text = os.environ.get(VARIABLE, "")
+    # A report of what is not guarded would never have anything to tell.
+    text = os.environ.get(VARIABLE, "1" if os.environ.get(REPORT) else "")
     if text == _text:
         return
     _text, _options = text, None
     try:
         _options = read(text)
     except ValueError as error:
+        from ..plaintext import SHOWN_MAX
+
         # Not all of it: a text that just fits would not fit under this longer name, and then no program
         # could be started any more.
         told = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]} {len(text)}"
@@ -153,6 +156,9 @@ def _install() -> None:
         from .install import install
 
         install(**options)
+        from ..core.tally import tell_at_exit
+
+        tell_at_exit(options.get("losses"))
     except Exception as error:
         stand_down()
         _complain(error)
@@ -185,10 +191,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def _complain(error: Exception) -> None:
+    from ..plaintext import visible
+
     if sys.stderr is None:
         return
     try:  # noqa: SIM105 - contextlib is not imported at start
-        print(f"poolwarden: {error} Nothing is guarded.", file=sys.stderr)
+        print(visible(f"poolwarden: {error} Nothing is guarded."), file=sys.stderr)
     except (OSError, ValueError):
         # It is full, or closed: at start-up that would end the interpreter.
         pass

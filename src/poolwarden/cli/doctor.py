@@ -12,6 +12,7 @@ from typing import Any, Final, TextIO
 
 from poolwarden.cli.doctor_checks import examine
 from poolwarden.cli.terminal import Terminal
+from poolwarden.plaintext import visible
 
 WIDTH: Final = 98  # characters, so that it survives being quoted
 LABEL: Final = 20
@@ -71,5 +72,5 @@ def _ability(able: dict[str, Any]) -> list[str]:
 
 def _entry(label: str, value: object, width: int = LABEL) -> list[str]:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    wrapped = textwrap.wrap(text, WIDTH - width - 2, break_on_hyphens=False) or [""]
+    wrapped = textwrap.wrap(visible(text), WIDTH - width - 2, break_on_hyphens=False) or [""]
     return [f"  {label if number == 0 else '':<{width}}{line}" for number, line in enumerate(wrapped)]

@@ -163,7 +163,7 @@ def _memory() -> dict[str, Any]:
 
 def _active() -> str:
     """Return whether programs are guarded by the variable, and if not, why not."""
-    text = os.environ.get("POOLWARDEN")
+    text = os.environ.get("POOLWARDEN", "1" if os.environ.get("POOLWARDEN_REPORT") else None)
     if text is None:
         return f"no: POOLWARDEN is not set ({_would_be()})"
     try:

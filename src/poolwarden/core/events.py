@@ -1,22 +1,30 @@
 """Tells the user what happened: the report, the logger, and ``on_event``.
 
 Runs in a thread of its own, made with the first event: neither a slow logging
-handler nor a callback that blocks may hold up the watchdog. Nothing is printed
-unasked. Losses are logged as WARNING, repairs as INFO.
+handler nor a callback that blocks may hold up the watchdog.
+
+Losses are logged as WARNING, repairs as INFO. Who has configured logging gets
+each. Else warnings go to stderr by way of `logging.lastResort`, and a program
+that loses 500 tasks would have its terminal filled: there, the first of a pool
+have a line each, and the others are counted when it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from ..plaintext import visible
 from ..policy import Policy
-from ..records import Event
+from ..records import Event, WorkerExit
+from . import tally
 from .forking import no_fork
 
 if TYPE_CHECKING:
@@ -25,11 +33,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("poolwarden")
 
 _INFO: Final = ("pool_repaired", "task_retried", "task_cancelled", "worker_killed")
+#: Lines on stderr about one pool, and about all of this process, if logging is not configured.
+SHOWN_MAX: Final = 5
+SHOWN_OF_ALL: Final = 20
 #: Seconds that the end of a pool waits for events that are still to be told.
 _FLUSH_BOUND: Final = 1.0
 
 #: Told of every event of every pool of this process, whatever its policy.
 listeners: Final[list[Callable[[Event], object]]] = []
+
+#: Lines that went to stderr, and losses that had none.
+_lines: Final[Counter[str]] = Counter()
+#: Of `multiprocessing.util`: behind the ends of pools.
+_LAST: Final = -999
 
 
 class Herald:
@@ -43,10 +59,12 @@ class Herald:
         self._lock = threading.Lock()
         self._complained = False
         self._closed = False
+        self._shown = self._hidden = 0
 
     def tell(self, kind: str, policy: Policy, **fields: Any) -> None:
         """Report an event now; log it and give it to ``policy.on_event`` soon."""
         event = Event(kind, time.time(), self._pool, **fields)
+        tally.counts[kind] += 1
         if self._track is not None:
             self._track.event(event)
         with self._lock:
@@ -76,6 +94,11 @@ class Herald:
             self._queue.put(None)
             if thread is not threading.current_thread():
                 thread.join(_FLUSH_BOUND)
+        hidden, self._hidden = self._hidden, 0
+        if hidden and _take_line():
+            self._call(log.warning, "%s: ... and %d more", self._pool, hidden)
+        elif hidden:
+            _tell_at_exit(hidden)
 
     def _run(self) -> None:
         # Not in this frame: while it waits, nothing here may keep a policy,
@@ -90,12 +113,25 @@ class Herald:
         event, policy = entry
         with no_fork():
             # A filter of the user's may raise as well as the callback.
-            self._call(_log, logging.INFO if event.kind in _INFO else logging.WARNING, event)
+            self._call(self._log, logging.INFO if event.kind in _INFO else logging.WARNING, event)
             for listener in listeners:
                 self._call(listener, event)
             if policy.on_event is not None:
                 self._call(policy.on_event, event)
         return True
+
+    def _log(self, level: int, event: Event) -> None:
+        if not log.isEnabledFor(level):
+            return
+        if not log.hasHandlers() and level >= logging.WARNING:
+            if logging.lastResort is None:
+                return  # it would complain that there is nobody to tell
+            if self._shown >= SHOWN_MAX or not _take_line():
+                self._hidden += 1
+                return
+            self._shown += 1
+        text = visible(f"{event.pool}: {event.kind}: {event.detail}{_how(event.exit)}")
+        log.log(level, "%s", text, extra=_fields(event))
 
     def _call(self, func: Any, *args: Any) -> None:
         try:
@@ -109,5 +145,45 @@ class Herald:
                     )
 
 
-def _log(level: int, event: Event) -> None:
-    log.log(level, "%s: %s: %s", event.pool, event.kind, event.detail, extra={"poolwarden": event})
+def _take_line() -> bool:
+    """Return whether one more line may go to stderr; counts it."""
+    _lines["shown"] += 1
+    return _lines["shown"] <= SHOWN_OF_ALL
+
+
+def _tell_at_exit(hidden: int) -> None:
+    """Have the losses of pools for which there was no line left counted when the process ends."""
+    if not _lines["hidden"]:
+        from multiprocessing import util
+
+        util.Finalize(None, _tell_hidden, args=(os.getpid(),), exitpriority=_LAST)
+    _lines["hidden"] += hidden
+
+
+def _tell_hidden(pid: int) -> None:
+    if pid == os.getpid():
+        with contextlib.suppress(Exception):
+            log.warning("poolwarden: ... and %d more in other pools", _lines["hidden"])
+
+
+def _how(exit: WorkerExit | None) -> str:
+    """Return how the worker ended, in parentheses; empty where the event itself says it."""
+    if exit is None or exit.cause == "killed_by_guard":
+        return ""
+    known = exit.exitcode is not None
+    how = exit.signal or (f"exit code {exit.exitcode}" if known else "exit code not known")
+    return f" ({', '.join((how, *exit.evidence))})"
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    """Return what the log record has more: the event, and its parts for who filters by them."""
+    task, exit = event.task, event.exit
+    return {
+        "poolwarden": event,
+        "poolwarden_kind": event.kind,
+        "poolwarden_pool": event.pool,
+        "poolwarden_pid": event.pid,
+        "poolwarden_function": task and task.function,
+        "poolwarden_index": task and task.index,
+        "poolwarden_cause": exit and exit.cause,
+    }

@@ -7,9 +7,13 @@ and how it is written (`document`, `page`, `timeline`). Reads records, and
 knows neither pools nor hosts.
 
 The file is written when the interpreter ends: after the last statement, an
-exception, ``sys.exit`` or Ctrl-C; not after ``os._exit`` or a signal that ends
-the process at once. A report that the variable asked for is written only if
-something happened (any event); one that was asked for by name, always.
+exception, ``sys.exit`` or Ctrl-C. ``os._exit`` and signals end a process
+without asking anybody: so it is also written, while there are pools, soon
+after anything has happened, at most four times a second and in a twentieth of
+one core's time at most; it then lacks the last moments. A report that the
+variable asked for is written only if something happened (any event); one that
+was asked for by name, always. The variable alone has pools guarded, too, as
+``POOLWARDEN=1`` does; ``POOLWARDEN=0`` beside it means that nothing is.
 
 Whose pools: the process in which `start` is called first owns the path. Its
 path and pid stay in the environment, and every other program below it that
@@ -69,6 +73,6 @@ Times are seconds since the epoch; ``?`` marks what may be null.
 
 from __future__ import annotations
 
-from .recording import SUFFIXES, open_track, start
+from .recording import SUFFIXES, open_track, start, written
 
-__all__ = ["SUFFIXES", "open_track", "start"]
+__all__ = ["SUFFIXES", "open_track", "start", "written"]

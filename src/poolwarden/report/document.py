@@ -27,6 +27,7 @@ def describe(recorder: Recorder) -> dict[str, Any]:
     # Tracks keep times of a clock that is never set.
     offset = now - time.monotonic()
     tracks = list(recorder.tracks)
+    counts, events = recorder.kept()
     return {
         "schema": SCHEMA,
         "poolwarden": __version__,
@@ -37,7 +38,7 @@ def describe(recorder: Recorder) -> dict[str, Any]:
         "pid": recorder.pid,
         "started": recorder.started,
         "ended": now,
-        "counts": dict(sorted(recorder.counts.items())),
+        "counts": counts,
         "left_out": {
             "events": recorder.left_out["events"],
             "stacks": recorder.left_out["stacks"],
@@ -46,9 +47,7 @@ def describe(recorder: Recorder) -> dict[str, Any]:
             "bars": sum(track.bars_left_out for track in tracks),
         },
         "pools": [_pool(track, offset) for track in tracks],
-        "events": [
-            _event(event, stack) for event, stack in zip(recorder.events, recorder.stacks, strict=True)
-        ],
+        "events": [_event(event, stack) for event, stack in events],
     }
 
 

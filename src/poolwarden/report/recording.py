@@ -38,6 +38,11 @@ _OTHERS: Final = ("pool_repaired", "worker_killed")
 #: Characters of one stack (its end is kept), and of all stacks.
 STACK_MAX: Final = 10_000
 STACKS_MAX: Final = 4_000_000
+#: Seconds between two writings of the file while pools are there: at least, and how many times as long as
+#: the last one took.
+REFRESH_MIN: Final = 0.25
+REFRESH_SHARE: Final = 20
+_WRITE_BOUND: Final = 5.0
 #: Pools that get lanes.
 POOLS_MAX: Final = 200
 #: Bytes of a path. Source: PATH_MAX in linux/limits.h; less elsewhere.
@@ -69,13 +74,19 @@ class Recorder:
         self.left_out: Counter[str] = Counter()
         self._room = {False: LOSSES_MAX, True: OTHERS_MAX}
         self._stack_room = STACKS_MAX
+        self.is_written = False
         self._finished = False
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        # How much has happened, and how much of it is in the file.
+        self._happened, self._told = 0, -1
+        self._due = 0.0
 
     def event(self, event: Event) -> None:
         """Keep an event, if there is room for it; count it in any case."""
         with self._lock:
             self.counts[event.kind] += 1
+            self._happened += 1
             other = event.kind in _OTHERS
             if not self._room[other]:
                 self.left_out["events"] += 1
@@ -91,8 +102,12 @@ class Recorder:
 
     def track(self, name: str, host: str, look: Look) -> Track:
         """Return the lanes of a new pool."""
+        # Here, and not by the thread that writes first: what a thread is importing while a worker is forked,
+        # that worker can never import.
+        import json  # noqa: F401
         from multiprocessing import util
 
+        from . import document, page  # noqa: F401
         from .sampling import watch
         from .track import Track
 
@@ -102,10 +117,25 @@ class Recorder:
                 util.Finalize(None, self.finish, exitpriority=_LAST)
             if len(self.tracks) < POOLS_MAX:
                 self.tracks.append(track)
-                watch(track, look)
+                watch(track, look, self.refresh)
             else:
                 self.left_out["pools"] += 1
         return track
+
+    def refresh(self, now: bool) -> None:
+        """Write what has happened since the last time, now or when it is time again; the report's thread.
+
+        A signal may end the process at any moment, and nobody is asked then.
+        """
+        if self._told != self._happened and (now or time.monotonic() >= self._due):
+            begun = time.monotonic()
+            self.write()
+            self._due = time.monotonic() + max(REFRESH_MIN, REFRESH_SHARE * (time.monotonic() - begun))
+
+    def kept(self) -> tuple[dict[str, int], list[tuple[Event, str | None]]]:
+        """Return the counts and the events with their stacks, at one moment."""
+        with self._lock:
+            return dict(sorted(self.counts.items())), list(zip(self.events, self.stacks, strict=True))
 
     def finish(self) -> None:
         """Write the report behind the ends of all pools."""
@@ -114,10 +144,22 @@ class Recorder:
 
     def write(self) -> None:
         """Write the report, if there is to be one and it is not finished. Raises nothing."""
+        # Bounded: the thread that writes may be stopped for good by the end of the interpreter.
+        acquired = self._writing.acquire(timeout=_WRITE_BOUND)
+        try:
+            self._write()
+        finally:
+            if acquired:
+                self._writing.release()
+
+    def _write(self) -> None:
         if self._finished or not (self.counts or self.always):
             return
+        happened = self._happened
         try:
             _replace(self.path, self._text())
+            self._told = happened
+            self.is_written = True
         except Exception as error:
             self._finished = True
             why = f"poolwarden: no report could be written to {self.path}: {error}"
@@ -131,9 +173,9 @@ class Recorder:
             import json
 
             return json.dumps(found, indent=1) + "\n"
-        from .page import render
+        from . import page
 
-        return render(found)
+        return page.render(found)
 
 
 def start(path: str, *, always: bool = False) -> None:
@@ -214,6 +256,11 @@ def _start_as_asked(path: str) -> None:
 
 
 _recorder: Recorder | None = None
+
+
+def written() -> str | None:
+    """Return the path of this process's report, None if there is none yet."""
+    return _recorder.path if _recorder is not None and _recorder.is_written else None
 
 
 def _beside(path: str) -> str:

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -25,14 +26,19 @@ LONGEST: Final = 0.1
 
 _lock = threading.Lock()
 _watched: list[tuple[Track, Look]] = []
+_refreshed: list[Callable[[bool], None]] = []
 _thread: threading.Thread | None = None
 
 
-def watch(track: Track, look: Look) -> None:
-    """Look at the workers of `track` until it is closed, or `look` returns None."""
+def watch(track: Track, look: Look, refresh: Callable[[bool], None]) -> None:
+    """Look at the workers of `track` until it is closed, or `look` returns None.
+
+    `refresh` is called after each look at all pools; with True after the last.
+    """
     global _thread
     with _lock:
         _watched.append((track, look))
+        _refreshed[:] = [refresh]
         if _thread is None:
             _thread = threading.Thread(target=_run, name="poolwarden-report", daemon=True)
             _thread.start()
@@ -51,9 +57,13 @@ def _run() -> None:
             track.look(found)
             busy = busy or bool(found)
         with _lock:
-            if not _watched:
+            last = not _watched
+            if last:
                 _thread = None
-                return
+            refresh = _refreshed[0]
+        refresh(last)
+        if last:
+            return
         pause = SHORTEST if busy else min(2 * pause, LONGEST)
         time.sleep(pause)
 
