@@ -58,6 +58,8 @@ def pool(kind):
     context = multiprocessing.get_context("fork")
     with context.Pool(2) if kind == "Pool" else ProcessPoolExecutor(2, mp_context=context) as pool:
         yield guard(pool)
+    if kind == "Pool":
+        pool.join()
 
 
 def test_a_task_that_killed_itself_while_another_program_ran_out_of_memory(

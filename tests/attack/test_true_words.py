@@ -8,6 +8,7 @@ own, of several lines, chained; names with control characters; KeyboardInterrupt
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -40,6 +41,13 @@ def in_pool(function, items, chunk, **options):
 def in_executor(function, items, chunk, **options):
     with guard(ProcessPoolExecutor(1, mp_context=context()), **options) as pool:
         within(DEADLINE, lambda: list(pool.map(function, items, chunksize=chunk)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_joblib(warm):
+    """Start what stays for the whole process with loky's first executor."""
+    with contextlib.suppress(pytest.skip.Exception):
+        in_joblib(abs, range(8), 4)
 
 
 def in_joblib(function, items, chunk, **options):
