@@ -10,6 +10,7 @@ The kind: a counter moved, and not because of this worker. Siblings:
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -53,8 +54,9 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture
-def pool(kind):
+@contextlib.contextmanager
+def guarded(kind):
+    """Make a pool; no fixture, for pytest would keep it until its descriptors are counted."""
     context = multiprocessing.get_context("fork")
     with context.Pool(2) if kind == "Pool" else ProcessPoolExecutor(2, mp_context=context) as pool:
         yield guard(pool)
@@ -62,24 +64,23 @@ def pool(kind):
         pool.join()
 
 
-def test_a_task_that_killed_itself_while_another_program_ran_out_of_memory(
-    kind, pool, greedy, cgroup, tmp_path
-):
+def test_a_task_that_killed_itself_while_another_program_ran_out_of_memory(kind, greedy, cgroup, tmp_path):
     fifo = tmp_path / "go"
     os.mkfifo(fifo)
     cgroup.add(greedy.pid)
-    get = submit(kind, pool, kill_self_when, str(fifo))
-    let_it_die(greedy)
-    fifo.write_text("")
-    with pytest.raises(WorkerLostError) as caught:
-        get(timeout=DEADLINE)
+    with guarded(kind) as pool:
+        get = submit(kind, pool, kill_self_when, str(fifo))
+        let_it_die(greedy)
+        fifo.write_text("")
+        with pytest.raises(WorkerLostError) as caught:
+            get(timeout=DEADLINE)
     assert caught.value.exit.cause == "signal"
     assert caught.value.exit.evidence == ()
     assert "likely out of memory" not in str(caught.value)
 
 
-def test_a_task_that_ran_out_of_memory_in_a_cgroup_that_it_went_to(kind, pool, cgroup):
-    with pytest.raises(WorkerLostError) as caught:
+def test_a_task_that_ran_out_of_memory_in_a_cgroup_that_it_went_to(kind, cgroup):
+    with guarded(kind) as pool, pytest.raises(WorkerLostError) as caught:
         submit(kind, pool, move_and_eat, str(cgroup.directory))(timeout=DEADLINE)
     if cgroup.version == 1 and KernelLog().names(os.getpid(), 1) is None:
         pytest.skip("version 1, and the kernel's log cannot be read: nobody can know")
