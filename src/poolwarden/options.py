@@ -18,12 +18,15 @@ LOSSES: Final = ("raise", "return")
 OFF: Final = ("", "0", "off", "false", "no")
 ON: Final = ("1", "on", "true", "yes")
 
+_YES_OR_NO: Final = {**dict.fromkeys(OFF[1:], False), **dict.fromkeys(ON, True)}
+
 PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "timeout": float,
     "grace": float,
     "retries": int,
     "losses": str,
     "startup_timeout": float,
+    "cancel_running": lambda text: _YES_OR_NO[text],
 }
 """The options that a text can spell, and what makes a value of it."""
 
@@ -79,7 +82,7 @@ def read(text: str) -> dict[str, Any] | None:
             raise _unreadable(text)
         try:
             options[name] = PARSERS[name](value)
-        except ValueError:
+        except (ValueError, KeyError):
             raise _unreadable(text) from None
     for name, value in options.items():
         if (why := problem(name, value)) is not None:
@@ -133,6 +136,7 @@ _VALID: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "grace": ("a finite number of seconds, 0 or more", _is_grace),
     "retries": ("a whole number, 0 or more", _is_count),
     "losses": ("'raise' or 'return', or a callable that takes the error", _is_losses),
+    "cancel_running": ("True or False", lambda value: isinstance(value, bool)),
     "on_event": (
         "None or a callable that takes one Event",
         lambda value: value is None or callable(value),

@@ -53,6 +53,10 @@ class Policy:
     startup_timeout : float, optional
         Seconds a worker may take to get through its initializer. None: no
         limit.
+    cancel_running : bool
+        Whether to cancel a future of an executor stops its task even if that
+        runs, as `poolwarden.cancel` does: by ``Future.cancel``, and by what
+        cancels asyncio's future of it (``wait_for``, a task group).
     on_event : callable, optional
         Called with each `Event`, in a thread of poolwarden.
 
@@ -77,6 +81,7 @@ class Policy:
     retries: int = 0
     losses: str | Callable[[Any], Any] = "raise"
     startup_timeout: float | None = None
+    cancel_running: bool = False
     on_event: Callable[[Event], object] | None = None
 
     def __post_init__(self) -> None:

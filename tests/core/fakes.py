@@ -70,6 +70,9 @@ class FakeHost(PoolAdapter):
     def deliver(self, ticket: Ticket, kind: int, data: bytes) -> None:
         self._note("deliver", (ticket, kind, data))
 
+    def answer_unbegun(self, ticket: Ticket) -> None:
+        pass
+
     def resend(self, tickets: Iterable[Ticket]) -> None:
         self._note("resend", list(tickets))
 

@@ -40,6 +40,9 @@ def guard(pool: _Pool, **policy: Any) -> _Pool:
         ``losses(error)`` returns; see `Policy`.
     startup_timeout : float, optional
         Seconds a worker may take for its initializer.
+    cancel_running : bool, default False
+        Whether cancelling a future of an executor, or asyncio's one of it,
+        stops a running task.
     on_event : callable, optional
         Called with each `Event`, in a thread of poolwarden's.
 
@@ -76,13 +79,15 @@ def unguard(pool: _Pool) -> _Pool:
 def cancel(handle: Any) -> bool:
     """Stop a task of a guarded pool, running or not, and return whether that was possible.
 
-    The worker that runs it is killed; that task alone ends with
-    `concurrent.futures.CancelledError`. Any thread may call it.
+    That task alone ends with `concurrent.futures.CancelledError`: one that has
+    not begun at once, and it never runs and costs no worker; a running one
+    with its worker, which is killed. Any thread may call it.
 
     Parameters
     ----------
-    handle : multiprocessing.pool.AsyncResult or concurrent.futures.Future
-        What the submission returned.
+    handle : multiprocessing.pool.AsyncResult, concurrent.futures.Future or asyncio.Future
+        What the submission returned, or what asyncio made of it
+        (``run_in_executor``, ``wrap_future``).
 
     Returns
     -------
@@ -97,7 +102,7 @@ def cancel(handle: Any) -> bool:
     adapter = getattr(getattr(handle, "_pool", None), "_poolwarden", None)
     if adapter is not None:
         return bool(adapter.cancel(handle))
-    if isinstance(handle, Future):
+    if isinstance(handle, Future) or hasattr(handle, "_asyncio_future_blocking"):
         from ..adapters.base_executor import ExecutorAdapter
 
         stopped = ExecutorAdapter.cancel_future(handle)

@@ -113,6 +113,14 @@ class PoolAdapter(ABC):
         """
 
     @abstractmethod
+    def answer_unbegun(self, ticket: Ticket) -> None:
+        """Have the result thread answer a cancelled task at once, unless `Guard.has_begun` it. Any thread.
+
+        It stays open: its message is still on its way to a worker, which skips
+        it, and what comes back then has to be settled as for any other.
+        """
+
+    @abstractmethod
     def resend(self, tickets: Iterable[Ticket]) -> None:
         """Send tickets again, before tasks that wait for their first time. Any thread; never blocks."""
 

@@ -43,7 +43,7 @@ class Batch:
 
     __slots__ = ("base", "call", "function", "policy", "site")
 
-    flags: Final = envelope.CHUNK | envelope.BATCH | envelope.ASK
+    flags: Final = envelope.CHUNK | envelope.BATCH
 
     def __init__(self, call: Any, base: int, policy: Policy, site: tuple[Any, ...] | None) -> None:
         self.call = call

@@ -236,10 +236,13 @@ class ExecutorAdapter(ExecutorErrors):
 
     @staticmethod
     def cancel_future(future: Any) -> bool | None:
-        """Stop the task of a guarded executor's future; None if no such executor knows it. Any thread."""
+        """Stop the task of a guarded executor's future; None if no such executor knows it. Any thread.
+
+        The future may also be asyncio's one of the executor's.
+        """
         for adapter in list(guarded):
             for item in list(adapter.pending.values()):
-                if isinstance(item, Work) and item.caller is future:
+                if isinstance(item, Work) and item.belongs_to(future):
                     return item.stop()
         return None
 
@@ -350,6 +353,14 @@ class ExecutorAdapter(ExecutorErrors):
 
     def deliver(self, ticket: Ticket, kind: int, data: bytes) -> None:
         self.mail.outcome(ticket.number, kind, data, ticket.key)
+
+    def answer_unbegun(self, ticket: Ticket) -> None:
+        def answer() -> None:
+            work = self.pending.get(ticket.key)
+            if isinstance(work, Work) and not self.guard.has_begun(ticket):
+                work.end_cancelled()
+
+        self.mail.call(answer)
 
     def resend(self, tickets: Iterable[Ticket]) -> None:
         tickets = sorted(tickets, key=lambda ticket: ticket.number)

@@ -65,6 +65,9 @@ class Work:
         self.is_running = False
         self._state = OPEN
         self.ticket: Ticket | None = None
+        if adapter.guard.policy.cancel_running:
+            # Who waits with asyncio, or in a task group, calls this.
+            self.caller.cancel = self._cancel_caller
 
     @property
     def future(self) -> Work:
@@ -166,7 +169,11 @@ class Work:
 
     def _answer(self, ok: bool, value: Any) -> None:
         with self._adapter.settling:
+            if self._state == ANSWERED:
+                # Cancelled before it had begun, and skipped.
+                return
             stopped, self._state = self._state == STOPPED, ANSWERED
+        vars(self.caller).pop("cancel", None)
         try:
             with contextlib.suppress(InvalidStateError):
                 if stopped:
@@ -179,13 +186,35 @@ class Work:
             # end the manager thread.
             log.exception("poolwarden: a callback of a future exited; results go on being delivered")
 
+    def end_cancelled(self) -> None:
+        """Answer the caller of a task that no worker will begin; what is on its way comes to nothing."""
+        self._answer(False, None)
+
+    def belongs_to(self, future: Any) -> bool:
+        """Return whether a future is the caller's, or one of asyncio's that was made of it."""
+        if self.caller is future:
+            return True
+        # Source: asyncio.futures._chain_future, from 3.10 to 3.15; its callback knows the other future.
+        return any(
+            cell.cell_contents is future
+            for callback in list(self.caller._done_callbacks)
+            for cell in getattr(callback, "__closure__", None) or ()
+        )
+
     def cancel(self) -> bool:
         """As the future's."""
         return bool(self.caller.cancel())
 
+    def _cancel_caller(self) -> bool:
+        """Stand in for the future's ``cancel``, of a policy that says ``cancel_running``."""
+        return self.stop() or bool(self.caller.cancelled())
+
     def stop(self) -> bool:
         """Cancel the task even if it runs; False when it has ended. Any thread."""
-        if self.caller.cancel():
+        if self.caller.done():
+            return False
+        if type(self.caller).cancel(self.caller):
+            vars(self.caller).pop("cancel", None)
             return True
         with self._adapter.settling:
             if self._state == ANSWERED:
@@ -201,5 +230,5 @@ def _cancel_running(future: Any) -> None:
     """Make a running future one that was cancelled, for everybody who waits for it."""
     with future._condition:
         future._state = PENDING
-    future.cancel()
+    type(future).cancel(future)
     future.set_running_or_notify_cancel()

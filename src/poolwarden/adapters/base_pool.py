@@ -21,6 +21,8 @@ import pickle
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from ..core import plumbing
@@ -40,7 +42,7 @@ from .base_pool_births import Births, PoolPatches
 from .base_pool_end import TERM_BOUND, PoolEnd
 from .base_pool_feed import TaskQueue
 from .base_pool_older import OlderTasks
-from .base_pool_results import Barrier, QuietCache
+from .base_pool_results import Barrier, QuietCache, fail_result, take_over
 
 _ENDED: Final = "the pool has been terminated already; there is nothing left to guard"
 #: Seconds for one of the pool's own threads to react.
@@ -296,6 +298,14 @@ class BasePool(PoolAdapter):
         """Put a message of the workers' form into the result pipe; never blocks."""
         self._mailbox.post(pickle.dumps(message))
 
+    def answer_unbegun(self, ticket: Ticket) -> None:
+        def answer() -> None:
+            is_open = ticket.number in self.guard.tickets.open and not ticket.answered
+            if is_open and not self.guard.has_begun(ticket):
+                self.quiet_cache.answer_early(ticket)
+
+        self.post((Barrier(self.quiet_cache, answer).job, 0, None))
+
     def resend(self, tickets: Iterable[Ticket]) -> None:
         self.gate.send_again(tickets)
         self.line.poke()
@@ -380,10 +390,17 @@ class BasePool(PoolAdapter):
 
     def cancel(self, result: Any) -> bool:
         """Stop the task or tasks behind a result object; False when it has ended."""
-        if result._job not in self.cache:
+        # What takes the place of one that is done is another.
+        if result._job not in self.cache or self.cache[result._job] is not result:
             return False
         # On the object: a set of the jobs' numbers would grow for ever.
         result._poolwarden_cancelled = True
+        feed = getattr(result, "_poolwarden_feed", None)
+        if feed is not None and feed.take_back():
+            take_over(result, self.guard, self.quiet_cache)
+            end = partial(fail_result, result, CancelledError())
+            self.post((Barrier(self.quiet_cache, end).job, 0, None))
+            return True
         for ticket in list(self.guard.tickets.open.values()):
             if ticket.key[0] == result._job:
                 self.guard.cancel(ticket)

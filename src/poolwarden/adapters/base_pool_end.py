@@ -18,7 +18,7 @@ from ..core import plumbing, verdicts
 from ..core.farewell import Farewell
 from ..core.workers import Worker
 from .base_pool_feed import write_message
-from .base_pool_results import Barrier, fail_result
+from .base_pool_results import Barrier, Remains, fail_result
 
 if TYPE_CHECKING:
     from .base_pool import BasePool
@@ -178,6 +178,8 @@ class PoolEnd:
         for result in list(adapter.cache.values()):
             if isinstance(result, Barrier):
                 adapter.cache.pop(result.job, None)
+                continue
+            if isinstance(result, Remains):
                 continue
             info = next((ticket.info() for ticket in open_tickets if ticket.key[0] == result._job), None)
             fail_result(result, verdicts.pool_broken("it was terminated before the task ended", task=info))

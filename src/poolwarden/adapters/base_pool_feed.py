@@ -76,7 +76,11 @@ class TaskQueue:
         if nothing_waits and isinstance(tasks, list) and not self._is_too_heavy():
             self._send_directly(tasks[0], site)
         else:
-            self._enqueue(Feed(self, tasks, set_length, site))
+            feed = Feed(self, tasks, set_length, site)
+            if feed.is_single and (result := self.adapter.cache.get(tasks[0][0])) is not None:
+                # For `cancel`, which may come before the task thread.
+                result._poolwarden_feed = feed
+            self._enqueue(feed)
 
     def _enqueue(self, feed: Feed) -> None:
         with self._counting:
@@ -292,6 +296,11 @@ class Feed:
         first = self._items
         self._items += count
         return first
+
+    def take_back(self) -> bool:
+        """Take a single task out again; False if the task thread has it already. Any thread."""
+        # One step in C, so that one of the two gets it.
+        return next(self._tasks, None) is not None
 
     def end(self) -> None:
         """End an ``imap`` with the task at hand: its iterable may be endless."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from ..core.guard import Guard
+    from ..core.tickets import Ticket
 
 log = logging.getLogger("poolwarden")
 
@@ -34,10 +35,7 @@ def guarded_class(result_class: Any) -> Any:
         if index >= 0:
             result_class._set(self, index, outcome)
             return
-        ok, value = outcome
-        guard: Guard = self._poolwarden
-        number, kind, data = value if ok else guard.tickets.host_failure(-index, value)
-        answer = guard.settle(number, kind, data)
+        answer = _settle(self._poolwarden, self._cache, index, outcome)
         if answer is not None:
             ticket, ok, value = answer
             if ticket.cancelled:
@@ -46,6 +44,19 @@ def guarded_class(result_class: Any) -> Any:
             result_class._set(self, ticket.key[1], (ok, value))
 
     return type(result_class.__name__, (result_class,), {"_set": _set, "__module__": result_class.__module__})
+
+
+def _settle(
+    guard: Guard, cache: QuietCache, index: int, outcome: tuple[bool, Any]
+) -> tuple[Ticket, bool, Any] | None:
+    """Settle what has arrived for a guarded task; None if its caller was answered before."""
+    ok, value = outcome
+    number, kind, data = value if ok else guard.tickets.host_failure(-index, value)
+    answer = guard.settle(number, kind, data)
+    if answer is not None and answer[0].answered:
+        cache.arrived(answer[0])
+        return None
+    return answer
 
 
 class QuietCache:
@@ -62,15 +73,57 @@ class QuietCache:
         self._handler = handler
         self._notifier = notifier
         self._running = running
+        # By job, the tickets whose messages are still on their way though their callers were answered.
+        self._early: dict[Any, set[int]] = {}
+
+    def answer_early(self, ticket: Ticket) -> None:
+        """End a cancelled task in its result object. Result thread."""
+        job, index = ticket.key
+        result = self._cache.get(job)
+        if result is None or isinstance(result, Remains):
+            return
+        ticket.answered = True
+        self._early.setdefault(job, set()).add(ticket.number)
+        host_class(result)._set(result, index, (False, CancelledError()))
+
+    def arrived(self, ticket: Ticket) -> None:
+        """Note that nothing of a task that was answered early is on its way any more. Result thread."""
+        job = ticket.key[0]
+        numbers = self._early.get(job, set())
+        numbers.discard(ticket.number)
+        if not numbers:
+            self._early.pop(job, None)
+            if isinstance(self._cache.get(job), Remains):
+                del self[job]
 
     def __setitem__(self, job: Any, result: Any) -> None:
         self._cache[job] = result
 
     def __delitem__(self, job: Any) -> None:
+        if self._early and job in self._early:
+            # The pool must not end, nor the answers be dropped unread: they free what the tasks were given.
+            self._cache[job] = Remains(self._cache[job]._poolwarden, self)
+            return
         dict.__delitem__(self._cache, job)
         # If the pool is closed right after this look, close() wakes the handler.
         if self._handler._state != self._running and not self._cache:
             self._notifier.put(None)
+
+
+class Remains:
+    """Takes the place of a result object that is done, for those of its tasks that workers still skip."""
+
+    def __init__(self, guard: Guard, cache: QuietCache) -> None:
+        self._poolwarden = guard
+        self._cache = cache
+
+    def _set(self, index: int, outcome: tuple[bool, Any]) -> None:
+        _settle(self._poolwarden, self._cache, index, outcome)
+
+
+def host_class(result: Any) -> Any:
+    """Return the host's own class of a result object."""
+    return type(result).__mro__[1] if hasattr(result, "_poolwarden") else type(result)
 
 
 def take_over(result: Any, guard: Guard, cache: QuietCache) -> None:
@@ -100,17 +153,17 @@ def _call_safely(callback: Callable[[Any], object], value: Any) -> None:
 
 def fail_result(result: Any, error: BaseException) -> None:
     """End a result object with an error, whatever it still waits for."""
-    host_class: Any = type(result).__mro__[1] if hasattr(result, "_poolwarden") else type(result)
+    bare = host_class(result)
     if not hasattr(result, "_poolwarden"):
         _protect_callbacks(result)
     if hasattr(result, "_unsorted"):
         index = result._index
-        host_class._set(result, index, (False, error))
+        bare._set(result, index, (False, error))
         result._set_length(index + 1)
     else:
         if hasattr(result, "_number_left"):
             result._number_left = 1
-        host_class._set(result, 0, (False, error))
+        bare._set(result, 0, (False, error))
 
 
 class Barrier:

@@ -60,7 +60,9 @@ class Deadlines:
             elif due < float("inf"):
                 self.expect(due - now)
         limits = [
-            ticket.timeout for ticket in list(self._guard.tickets.open.values()) if ticket.timeout is not None
+            ticket.timeout
+            for ticket in list(self._guard.tickets.open.values())
+            if ticket.timeout is not None and not ticket.called_off
         ]
         if limits:
             self.expect(max(min(limits), CANCEL_STEP))

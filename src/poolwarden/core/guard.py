@@ -189,10 +189,22 @@ class Guard:
         self.adapter.deliver(ticket, VERDICT, b"")
 
     def cancel(self, ticket: Ticket) -> None:
-        """Stop a task that has left for the workers, whether it has begun or not."""
+        """Stop a task that has left for the workers: it does not begin, or its worker is killed."""
         ticket.cancelled = True
-        self.tickets.call_off(ticket)
+        # Who has no way to the pool's memory does not learn of it in time.
+        reaches_all = not any(worker.is_unknown() for worker in self.live_workers())
+        ticket.called_off = self.tickets.call_off(ticket) and reaches_all
+        if ticket.called_off:
+            self.adapter.answer_unbegun(ticket)
         self.deadlines.expect(0.0)
+
+    def has_begun(self, ticket: Ticket) -> bool:
+        """Return whether a worker may have begun an open task. Result thread, behind a `cancel`.
+
+        What a worker has sent by then has arrived, and its ticket is closed; and
+        a worker that begins later finds that the task was called off.
+        """
+        return ticket.begun or any(worker.snapshot().ticket == ticket.number for worker in self.live_workers())
 
     def broken_error(self, ticket: Ticket | None) -> BaseException:
         """Return a new error that says why the pool cannot go on."""

@@ -18,6 +18,7 @@ from ..policy import Policy, overrides_of
 from ..records import TaskInfo
 from ..worker import envelope, payload
 from ..worker.ledger import INLINE_MAX
+from ..worker.memory import CALLED_OFF
 from ..worker.results import kept_results
 from . import verdicts
 from .memory import PoolMemory
@@ -34,6 +35,9 @@ VERDICT: Final = 0x80
 #: without holding up more.
 HEAVY_CALL: Final = 1 << 16
 HEAVY: Final = 32 << 20
+
+#: Seconds for a worker to skip a task that was called off.
+SKIP_BOUND: Final = 0.002
 
 #: In the pickle of a descriptor, of a connection or a socket, and of a tensor of
 #: torch: whoever unpickles it fetches the descriptor, and only the first can.
@@ -69,6 +73,10 @@ class Ticket:
         True once the user asked for it to be stopped.
     begun : bool
         True once a worker without a record has told that it begins it.
+    called_off : bool
+        True once no worker will begin it any more.
+    answered : bool
+        True once its caller was answered, while its message is still on its way.
     verdict : BaseException or None
         What it ends in, once it was declared lost.
     kept : dict
@@ -88,6 +96,8 @@ class Ticket:
     sendings = 0
     cancelled = False
     begun = False
+    called_off = False
+    answered = False
     verdict: BaseException | None = None
     holes: dict[int, BaseException] = {}  # noqa: RUF012 - replaced, never changed
     tries: dict[int, int] = {}  # noqa: RUF012 - replaced, never changed
@@ -107,9 +117,9 @@ class Ticket:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds it may run, or the shortest of its items; 0 for one that is to be stopped."""
+        """Seconds it may run, or the shortest of its items; next to 0 for one that is to be stopped."""
         if self.cancelled:
-            return 0.0
+            return self._to_stop()
         if not self.policies:
             return self.policy.timeout
         return min((each.timeout for each in self.policies if each.timeout is not None), default=None)
@@ -119,8 +129,11 @@ class Ticket:
         return self.policies[item] if self.policies else self.policy
 
     def timeout_of(self, item: int) -> float | None:
-        """Return how many seconds one item may run; 0 if the task is to be stopped."""
-        return 0.0 if self.cancelled else self.policy_of(item).timeout
+        """Return how many seconds one item may run; next to 0 if the task is to be stopped."""
+        return self._to_stop() if self.cancelled else self.policy_of(item).timeout
+
+    def _to_stop(self) -> float:
+        return SKIP_BOUND if self.called_off else 0.0
 
     def info(self, item: int = 0) -> TaskInfo:
         """Return what errors and events say of the task, or of one item of it."""
@@ -145,6 +158,8 @@ class Tickets:
 
     def __init__(self, memory: PoolMemory, adapter: PoolAdapter) -> None:
         self.open: dict[int, Ticket] = {}
+        # By cell of the memory, the task that was called off there last.
+        self._called_off: dict[int, int] = {}
         self._memory = memory
         self._calls = payload.Reader(memory.main.memory, adapter.loads)
         self._adapter = adapter
@@ -174,8 +189,8 @@ class Tickets:
             ``(func, args, kwds)``; ``(func, items)`` with the CHUNK flag; or a
             batch, with the BATCH flag as well.
         flags : int
-            CHUNK, STAR, BATCH and ASK of `worker.envelope`; the others are
-            added here.
+            CHUNK, STAR and BATCH of `worker.envelope`; the others are added
+            here.
         base : int, optional
             Index of the (first) item.
 
@@ -190,6 +205,7 @@ class Tickets:
         else:
             policy = _limited(policy, func)
             ticket = Ticket(next(self._numbers), key, _kept(func), policy, base, flags)
+        ticket.flags |= envelope.ASK
         if flags & envelope.CHUNK:
             ticket.count = len(call if flags & envelope.BATCH else call[1])
             if policy.losses != "raise" or any(each.retries for each in ticket.policies or (policy,)):
@@ -298,10 +314,16 @@ class Tickets:
             self._memory.calls.free(place)
         return ticket
 
-    def call_off(self, ticket: Ticket) -> None:
-        """Have a worker that takes the task later not begin it, if its message says that it has to ask."""
-        if ticket.flags & envelope.ASK:
-            self._memory.main.memory.call_off(ticket.number)
+    def call_off(self, ticket: Ticket) -> bool:
+        """Have a worker that takes the task later not begin it; False if that cannot be."""
+        number = ticket.number
+        held = self._called_off.setdefault(number % CALLED_OFF, number)
+        if held != number and held in self.open:
+            # Its cell is in use: it begins, and is stopped.
+            return False
+        self._called_off[number % CALLED_OFF] = number
+        self._memory.main.memory.call_off(number)
+        return True
 
     def _weigh(self, ticket: Ticket, sign: int) -> None:
         size = len(ticket.data)

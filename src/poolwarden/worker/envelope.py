@@ -150,6 +150,8 @@ def roll_call(pool: str) -> None:
 
 
 def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -> tuple[int, bytes]:
+    if flags & ASK and not flags & BATCH and _is_called_off(member, ticket):
+        return VALUE, _NOTHING
     try:
         if flags & MEMORY and member.calls.memory is None:
             return UNREACHABLE, b""
@@ -166,7 +168,7 @@ def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -
         # By what unpickles it. The task is the worker's.
         raise CameBack
     member.held.append(call)
-    if flags & ASK and member.memory is not None and member.memory.is_called_off(ticket):
+    if flags & BATCH and flags & ASK and _is_called_off(member, ticket):
         # Not before: what counts references to a shared array learns of this
         # one's end only if it was made.
         return VALUE, _NOTHING
@@ -195,6 +197,12 @@ def _retire(member: Member) -> None:
         leave(member)
     elif not end_behind_task(error):
         raise error
+
+
+def _is_called_off(member: Member, ticket: int) -> bool:
+    # Not in its own memory: in a pool that has grown that is another.
+    memory = member.calls.memory
+    return memory is not None and memory.is_called_off(ticket)
 
 
 def _run_batch(member: Member, ticket: int, flags: int, batch: Any, first: int) -> tuple[int, bytes]:
