@@ -11,6 +11,7 @@ import pickle
 from traceback import format_exception
 from typing import Any, ClassVar
 
+from ..errors import PayloadError, with_host_error
 from .base import PoolAdapter
 
 
@@ -24,6 +25,13 @@ class ExecutorErrors(PoolAdapter):
     """
 
     module: ClassVar[Any]
+
+    def as_host_error(self, error: BaseException) -> BaseException:
+        # What cannot be unpickled breaks the bare executor. Of the other errors those that stand for what
+        # breaks it are a BrokenProcessPool by themselves.
+        if isinstance(error, PayloadError):
+            return with_host_error(error, self.module.BrokenProcessPool)
+        return error
 
     def with_remote_traceback(self, error: BaseException, text: str) -> BaseException:
         error.__cause__ = self.module._RemoteTraceback(f'\n"""\n{text}"""')

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Final
 
 from ..core.seams import Patch
-from ..errors import PoolWardenError, TaskTimeoutError, with_host_error
+from ..errors import PayloadError, PoolWardenError, TaskTimeoutError, with_host_error
 from ..policy import Policy
 from ..worker.orphan import lifeline_for
 from ..worker.payload import itself
@@ -87,7 +87,8 @@ class LokyExecutor(ExecutorAdapter):
             thread.processes_management_lock = _ProcessesLock(self, thread.processes_management_lock)
 
     def as_host_error(self, error: BaseException) -> BaseException:
-        if not isinstance(error, PoolWardenError) or isinstance(error, TaskTimeoutError):
+        error = super().as_host_error(error)
+        if not isinstance(error, PoolWardenError) or isinstance(error, (TaskTimeoutError, PayloadError)):
             return error
         error = with_host_error(error, self.module.TerminatedWorkerError)
         return with_host_error(error, self.module.ShutdownExecutorError) if self._killing else error

@@ -204,7 +204,8 @@ class Guard:
         What a worker has sent by then has arrived, and its ticket is closed; and
         a worker that begins later finds that the task was called off.
         """
-        return ticket.begun or any(worker.snapshot().ticket == ticket.number for worker in self.live_workers())
+        number = ticket.number
+        return ticket.begun or any(worker.snapshot().ticket == number for worker in self.live_workers())
 
     def broken_error(self, ticket: Ticket | None) -> BaseException:
         """Return a new error that says why the pool cannot go on."""

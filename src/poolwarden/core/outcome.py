@@ -49,7 +49,7 @@ def decode(
             return _chunk_results(ticket, adapter)
         content = tickets.load(where, data, ticket.number)
     except BaseException as error:
-        return False, _unreadable(ticket, error)
+        return False, adapter.as_host_error(_unreadable(ticket, error))
     kind -= where
     if kind == envelope.VALUE:
         return True, content
@@ -63,7 +63,9 @@ def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) ->
             return adapter.with_remote_traceback(adapter.loads(pickled), text)
         except BaseException as error:
             said = visible(type(error).__name__)
-            return verdicts.payload(ticket.info(), "result", type_name, text, unpickling=said)
+            return adapter.as_host_error(
+                verdicts.payload(ticket.info(), "result", type_name, text, unpickling=said)
+            )
     if kind == envelope.UNSENDABLE:
         why, what, text, pickled = content
         try:
@@ -72,7 +74,9 @@ def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) ->
             cause = None
         return adapter.unsendable(why, what, text, cause)
     if kind == envelope.UNREADABLE:
-        return verdicts.payload(ticket.info(), "call", content[0], content[1])
+        return adapter.as_host_error(verdicts.payload(ticket.info(), "call", content[0], content[1]))
+    # No error of the host's, on purpose: bare executors raise the exit itself in the caller, which ends
+    # the caller's program in silence.
     return verdicts.task_exit(ticket.info(), content[0], content[1])
 
 
