@@ -43,6 +43,7 @@ from tests.verdict import Verdict, judge
 SIZES = {0: 82.7, 1 << 10: 7, 5 << 10: 6, 100 << 10: 4, 2 << 20: 0.3}  # bytes: weight; PIPE_BUF is 4096
 WINDOWS = (4, 16, 64, 200)  # tasks outstanding at most; the smallest leaves workers idle
 DELAYS = (0, 0.0001, 0.0005, 0.003)  # seconds from an answer to a kill at most
+PROGRESS = 30.0  # seconds from one line that says how far it is to the next
 LEAVE = 5.0  # seconds a process may take to go away after the shutdown
 
 
@@ -282,13 +283,22 @@ class Run:
         self.tally.beat = time.monotonic()
 
     def _watch(self) -> None:
-        patience = self.options.patience
+        patience, told = self.options.patience, time.monotonic()
         while not self.over.wait(patience / 20):
+            if time.monotonic() - told > PROGRESS:
+                told = time.monotonic()
+                self._tell_progress()
             if time.monotonic() - self.tally.beat > patience:
                 self.tally.stall()
                 if not self.over.wait(LEAVE):  # the main thread is stuck inside the pool
                     leave(self)
                 return
+
+    def _tell_progress(self) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        done, total = self.tally.settled, self.options.tasks
+        line = f"  {time.strftime('%H:%M:%S')} {done} of {total} tasks ({100 * done // total} %)"
+        print(f"{line}, {len(self.killer.kills)} kills, peak {peak} MB", file=sys.stderr, flush=True)
 
     def _submit_all(self) -> None:
         options, tally = self.options, self.tally
@@ -304,7 +314,7 @@ class Run:
                 return
             tally.submit(group)
             self._host.submit(self._pool, group, Reply(tally, group), self._log)
-            if len(tally.submitted) >= options.tasks * (done + 1) / rounds:
+            if tally.submitted >= options.tasks * (done + 1) / rounds:
                 if not tally.wait(lambda: tally.outstanding == 0):
                     return
                 done += 1
@@ -318,7 +328,7 @@ class Run:
     def _may_submit(self, most: int) -> bool:
         """Return whether there is room, and the kills have kept up with the answers."""
         tally = self.tally
-        return tally.outstanding <= max(0, most) and len(tally.fates) <= self._struck_until + 20
+        return tally.outstanding <= max(0, most) and tally.settled <= self._struck_until + 20
 
     def _kill_busy(self, budget: int) -> None:
         """Strike each time some more tasks have been answered, to the end of `budget`."""
@@ -331,7 +341,7 @@ class Run:
                 due = min((spent + rng.random()) * step, self.options.tasks - 1)
                 self._struck_until = due
                 self.tally.nudge()
-                if not self.tally.wait(lambda due=due: len(self.tally.fates) >= due):
+                if not self.tally.wait(lambda due=due: self.tally.settled >= due):
                     return
                 time.sleep(rng.random() * rng.choice(DELAYS))  # away from the answer that woke us
                 spent += self.killer.strike(count) or budget  # nobody there for a long time: give up

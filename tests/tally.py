@@ -68,8 +68,17 @@ def _pattern(number: int, size: int) -> bytes:
 def read_log(log: str) -> Iterator[tuple[int, int, int]]:
     """Yield ``(number, pid, STARTED or FINISHED)`` in the order of writing."""
     with open(log, "rb") as file:
-        data = file.read()
-    return RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size])
+        while data := file.read(RECORD.size << 16):
+            yield from RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size])
+
+
+class Blame(NamedTuple):
+    """What the error of a lost task claims; the error itself would keep the frames that it came through."""
+
+    pid: int | None
+    exitcode: int | None
+    may_have_run: bool
+    text: str
 
 
 @dataclass(frozen=True)
@@ -95,22 +104,38 @@ class Group:
     may_hide: bool = False
 
 
+#: What becomes of a task; the first is none yet.
+FATES = ("", "result", "loss", "hidden", "wrong", "unanswered")
+
+
 class Tally:
     """What was submitted and what became of it. Callable from any thread.
+
+    Takes two bytes for each task that is answered, so that a million are no matter.
 
     Parameters
     ----------
     loss : type or tuple of types
         The only errors a task may end with; ``()`` for none.
+
+    Attributes
+    ----------
+    submitted, settled : int
+        How many tasks were submitted, and how many have an answer.
+    waiting : dict
+        By number, when those without an answer were submitted.
+    lost : dict
+        What the errors of lost tasks claim.
     """
 
     def __init__(self, loss: type[BaseException] | tuple[type[BaseException], ...]) -> None:
         self.loss = loss
         self.changed = threading.Condition()
-        self.submitted: dict[int, float] = {}
-        self.answers: Counter[int] = Counter()
-        self.fates: dict[int, str] = {}
-        self.lost: dict[int, BaseException] = {}
+        self.submitted = self.settled = 0
+        self.waiting: dict[int, float] = {}
+        self.lost: dict[int, Blame] = {}
+        self._fates = bytearray()
+        self._answers = bytearray()
         self.problems: list[tuple[str, str]] = []
         self.longest = 0.0
         self.beat = time.monotonic()
@@ -118,23 +143,45 @@ class Tally:
 
     @property
     def outstanding(self) -> int:
-        return len(self.submitted) - len(self.fates)
+        return len(self.waiting)
+
+    def fate(self, number: int) -> str:
+        """Return what became of a task, empty for nothing yet."""
+        return FATES[self._fates[number]]
+
+    def fates(self) -> Counter[str]:
+        """Return how many tasks had which fate."""
+        return Counter({fate: count for n, fate in enumerate(FATES) if n and (count := self._fates.count(n))})
+
+    def answers(self, number: int) -> int:
+        """Return how often a task was answered; no more than 255 times are counted."""
+        return self._answers[number]
+
+    def numbers(self, condition: Callable[[int, int], bool]) -> list[int]:
+        """Return the tasks whose fate, as an index into `FATES`, and number of answers fulfil a condition."""
+        pairs = zip(self._fates, self._answers, strict=True)
+        return [number for number, pair in enumerate(pairs) if condition(*pair)]
 
     def submit(self, group: Group) -> None:
         """Note that the tasks of `group` are about to be submitted."""
         with self.changed:
-            self.submitted.update(dict.fromkeys((s.number for s in group.shapes), time.monotonic()))
+            self.submitted += len(group.shapes)
+            self.waiting.update(dict.fromkeys((s.number for s in group.shapes), time.monotonic()))
+            missing = max(s.number for s in group.shapes) + 1 - len(self._fates)
+            self._fates.extend(bytes(missing))
+            self._answers.extend(bytes(missing))
 
     def settle(self, number: int, fate: str, problem: str | None = None) -> None:
         """Note one answer of one task; the first decides, more are counted."""
         with self.changed:
             self.beat = time.monotonic()
-            self.answers[number] += 1
+            self._answers[number] = min(self._answers[number] + 1, 255)
             if problem is not None:
                 self.problems.append((fate, f"task {number}: {problem}"))
-            if number not in self.fates:
-                self.fates[number] = fate
-                self.longest = max(self.longest, self.beat - self.submitted[number])
+            if not self._fates[number]:
+                self._fates[number] = FATES.index(fate)
+                self.settled += 1
+                self.longest = max(self.longest, self.beat - self.waiting.pop(number))
             self.changed.notify_all()
 
     def wait(self, condition: Callable[[], bool]) -> bool:
@@ -215,7 +262,13 @@ class Reply:
     def _take(self, shape: Shape, value: Any, position: int | None = None) -> None:
         tally = self._tally
         if isinstance(value, tally.loss):
-            tally.lost[shape.number] = value
+            exit = getattr(value, "exit", None)
+            tally.lost[shape.number] = Blame(
+                getattr(exit, "pid", None),
+                getattr(exit, "exitcode", None),
+                getattr(value, "may_have_run", True),
+                brief(value),
+            )
             if position is None or self._position(value) == position:
                 tally.settle(shape.number, "loss")
             else:
@@ -229,7 +282,7 @@ class Reply:
     def _close(self, raised: bool, method_returned: int) -> None:
         """Settle what this call will never answer."""
         for shape in self._group.shapes:
-            if shape.number in self._tally.fates:
+            if self._tally.fate(shape.number):
                 continue
             if raised and self._group.may_hide:
                 self._tally.settle(shape.number, "hidden")

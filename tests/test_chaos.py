@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,39 @@ def test_a_false_claim_of_an_error_is_seen(
     assert found.wrong == 1
 
 
+def test_a_pid_may_come_again(tmp_path: Path) -> None:
+    """The kernel gives the ids of processes and threads again, after some 1 200 kills."""
+    log = tmp_path / "ran"
+    log.write_bytes(b"".join(tally.RECORD.pack(number, KILLED, tally.STARTED) for number in range(2)))
+    board = tally.Tally(WorkerLostError)
+    for number, exitcode in enumerate((-15, -9)):
+        group = tally.Group("apply", [tally.Shape(number, 8, 8, 0.0)])
+        board.submit(group)
+        tally.Reply(board, group).failed(lost(exitcode=exitcode))
+    struck = (15, False), (9, True), (9, False)
+    kills = [verdict.Kill(KILLED, signal, idle, hit=True) for signal, idle in struck]
+
+    found = verdict.judge(board, 2, str(log), kills)
+
+    assert found.ok, found.problems
+    assert found.hits == {"running": 2, "idle": 1}
+
+
+def test_a_task_takes_little_memory(tmp_path: Path) -> None:
+    board, count = tally.Tally(WorkerLostError), 50_000
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            group = tally.Group("apply", [tally.Shape(number, 8, 8, 0.0)])
+            board.submit(group)
+            tally.Reply(board, group).one(group.shapes[0].answer())
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert board.fates() == {"result": count}
+    assert taken < 10 * count
+
+
 def test_a_lost_task_that_ran_twice_is_seen(tmp_path: Path) -> None:
     found = judge(tmp_path, lost(), KILL, 99, KILLED)
 
@@ -285,7 +319,7 @@ def test_an_item_with_the_error_of_another_is_seen() -> None:
 
     tally.Reply(board, group).every([error, group.shapes[1].answer()])
 
-    assert board.fates == {0: "wrong", 1: "result"}
+    assert [board.fate(0), board.fate(1)] == ["wrong", "result"]
 
 
 def test_only_own_processes_are_killed() -> None:

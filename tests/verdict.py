@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.tally import STARTED, Tally, brief, read_log
+from tests.tally import FATES, STARTED, Blame, Tally, read_log
 
 
 @dataclass(frozen=True)
@@ -71,50 +71,86 @@ class Verdict:
         )
 
 
+class Runs:
+    """What the tasks have written of themselves, read twice: for all in short, and for some in full.
+
+    Parameters
+    ----------
+    log : str
+        The file.
+    count : int
+        How many tasks there are.
+
+    Attributes
+    ----------
+    times : bytearray
+        How often each task began; no more than 255 times are counted.
+    unfinished : Counter
+        By pid, how many tasks began there and did not end. A pid may come again.
+    """
+
+    def __init__(self, log: str, count: int) -> None:
+        self._log = log
+        self.times = bytearray(count)
+        self.unfinished: Counter[int] = Counter()
+        last: dict[int, int] = {}
+        for number, pid, phase in read_log(log):
+            if phase == STARTED:
+                self.times[number] = min(self.times[number] + 1, 255)
+                self.unfinished[pid] += last.get(pid) == STARTED
+            last[pid] = phase
+        self.unfinished.update(pid for pid, phase in last.items() if phase == STARTED)
+
+    def of(self, numbers: set[int]) -> tuple[dict[int, list[int]], set[tuple[int, int]]]:
+        """Return the pids in which these tasks began, and pairs of task and pid for those that ended."""
+        began: dict[int, list[int]] = defaultdict(list)
+        ended: set[tuple[int, int]] = set()
+        for number, pid, phase in read_log(self._log):
+            if number in numbers and phase == STARTED:
+                began[number].append(pid)
+            elif number in numbers:
+                ended.add((number, pid))
+        return began, ended
+
+
 def judge(tally: Tally, planned: int, log: str, kills: list[Kill]) -> Verdict:
     """Return the verdict over everything that was seen. Call it once all is over."""
-    runs: dict[int, list[int]] = defaultdict(list)
-    ended: set[tuple[int, int]] = set()
-    last: dict[int, int] = {}
-    for number, pid, phase in read_log(log):
-        last[pid] = phase
-        if phase == STARTED:
-            runs[number].append(pid)
-        else:
-            ended.add((number, pid))
-    hits = Counter(
-        "idle" if kill.idle else "running" if last.get(kill.pid) == STARTED else "between"
-        for kill in kills
-        if kill.hit
-    )
-    signals = {kill.pid: kill.signal for kill in kills}
+    ran = Runs(log, max(planned, tally.submitted))
+    twice = {n for n, times in enumerate(ran.times) if times > 1}
+    doubled = twice.union(tally.numbers(lambda _, answers: answers > 1))
+    unanswered = FATES.index("unanswered")
+    silent = tally.numbers(lambda fate, _: fate in (0, unanswered))
+    began, ended = ran.of({*doubled, *silent, *tally.lost})
+    signals: dict[int, list[int]] = defaultdict(list)
+    for kill in kills:
+        signals[kill.pid].append(kill.signal)
 
     def history(number: int) -> str:
         """Say in which workers a task ran, whether to its end, and what killed them."""
         parts = [
             f"{pid}{' to the end' if (number, pid) in ended else ''} (signal {signals.get(pid, 'none')})"
-            for pid in runs[number]
+            for pid in began[number]
         ]
-        return f"task {number}: {tally.fates.get(number, 'no answer')}, ran in {parts}"
+        return f"task {number}: {tally.fate(number) or 'no answer'}, ran in {parts}"
 
     problems = list(tally.problems)
-    for number, error in tally.lost.items():
-        problems += [("wrong", f"task {number}: {text}") for text in _false_blame(error, runs[number], kills)]
-    for number, fate in tally.fates.items():
-        if fate == "result" and not runs[number]:
+    for number, blame in tally.lost.items():
+        claims = _false_blame(blame, began[number], kills)
+        problems += [("wrong", f"task {number}: {text}") for text in claims]
+    result = FATES.index("result")
+    for number in tally.numbers(lambda fate, _: fate == result):
+        if not ran.times[number]:
             problems.append(("wrong", f"task {number}: a result, but its code never ran"))
-    doubled = {n for n, count in tally.answers.items() if count > 1} | {n for n in runs if len(runs[n]) > 1}
     for number in sorted(doubled):
-        blamed = f" {brief(tally.lost[number])}" if number in tally.lost else ""
-        problems.append(("doubled", f"{tally.answers[number]} x {history(number)}{blamed}"))
-    silent = [number for number in tally.submitted if tally.fates.get(number, "unanswered") == "unanswered"]
-    problems += [("unanswered", history(n)) for n in silent if n not in tally.fates]
+        blamed = f" {tally.lost[number].text}" if number in tally.lost else ""
+        problems.append(("doubled", f"{tally.answers(number)} x {history(number)}{blamed}"))
+    problems += [("unanswered", history(n)) for n in silent if not tally.fate(n)]
     return Verdict(
         planned=planned,
-        tasks=len(tally.submitted),
+        tasks=tally.submitted,
         kills=len(kills),
-        hits=hits,
-        fates=Counter(tally.fates.values()),
+        hits=_hits(kills, ran.unfinished),
+        fates=tally.fates(),
         wrong=sum(kind == "wrong" for kind, _ in problems),
         doubled=len(doubled),
         unanswered=len(silent),
@@ -123,17 +159,33 @@ def judge(tally: Tally, planned: int, log: str, kills: list[Kill]) -> Verdict:
     )
 
 
-def _false_blame(error: BaseException, pids: list[int], kills: list[Kill]) -> Iterator[str]:
-    """Yield what the error of a lost task claims that cannot be true."""
-    blamed = getattr(getattr(error, "exit", None), "pid", None)
-    killed = {kill.pid: kill for kill in kills}
-    if blamed not in killed:
-        yield f"lost with worker {blamed}, which nobody had killed: {brief(error)}"
-    elif killed[blamed].idle:
-        yield f"lost with worker {blamed}, which was killed while no task was outstanding: {brief(error)}"
-    elif error.exit.exitcode != -killed[blamed].signal:
-        yield f"exit code {error.exit.exitcode} after signal {killed[blamed].signal}: {brief(error)}"
-    if len(pids) == 1 and pids[0] != blamed:
-        yield f"ran in worker {pids[0]}, error blames {blamed}"
-    if pids and not error.may_have_run:
+def _hits(kills: list[Kill], unfinished: Counter[int]) -> Counter[str]:
+    left = Counter(unfinished)
+    hits: Counter[str] = Counter()
+    for kill in kills:
+        if kill.hit and kill.idle:
+            hits["idle"] += 1
+        elif kill.hit:
+            hits["running" if left[kill.pid] > 0 else "between"] += 1
+            left[kill.pid] -= 1
+    return hits
+
+
+def _false_blame(blame: Blame, pids: list[int], kills: list[Kill]) -> Iterator[str]:
+    """Yield what the error of a lost task claims that cannot be true.
+
+    A pid comes again after some 30 000 processes and threads: each kill of it may be the one that is meant.
+    """
+    killed = [kill for kill in kills if kill.pid == blame.pid]
+    busy = [kill for kill in killed if not kill.idle]
+    if not killed:
+        yield f"lost with worker {blame.pid}, which nobody had killed: {blame.text}"
+    elif not busy:
+        yield f"lost with worker {blame.pid}, which was killed while no task was outstanding: {blame.text}"
+    elif blame.exitcode not in {-kill.signal for kill in busy}:
+        sent = ", ".join(str(int(kill.signal)) for kill in busy)
+        yield f"exit code {blame.exitcode} after signal {sent}: {blame.text}"
+    if len(pids) == 1 and pids[0] != blame.pid:
+        yield f"ran in worker {pids[0]}, error blames {blame.pid}"
+    if pids and not blame.may_have_run:
         yield f"ran in worker {pids[0]}, error says that it did not"
