@@ -13,7 +13,7 @@ from tests.contract.tasks import append_line
 #: Exit statuses of the forked process, by the way in which it leaves the task.
 STATUS = {"exits": 3, "returns": 0, "raises": 1, "daemonises": 0, "executes": 0, "leaves": 5}
 #: Seconds after which a forked process counts as one that never ends.
-CHILD_BOUND = 4.0
+CHILD_BOUND = 10.0
 
 
 def leave(how: str) -> Any:

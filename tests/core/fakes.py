@@ -99,5 +99,8 @@ class FakeHost(PoolAdapter):
     def answered_all(self) -> None:
         self._note("answered_all")
 
+    def disown(self) -> None:
+        return None
+
     def on_broken(self) -> None:
         self._note("on_broken")

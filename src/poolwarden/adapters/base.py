@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from ..core.tickets import Ticket
     from ..core.workers import Snapshot, Worker
 
+#: Why a pool cannot be guarded that a fork has copied.
+NOT_OURS: Final = (
+    "the pool was made in another process, of which this one is a fork; only there it can be guarded. "
+    "It is as it was."
+)
 #: By host, the number of its next pool.
 _numbers: Final[dict[str, itertools.count[int]]] = {}
 
@@ -160,6 +165,10 @@ class PoolAdapter(ABC):
     @abstractmethod
     def answered_all(self) -> None:
         """Called in a pool that was unguarded when no ticket is open; more may be waiting to be issued."""
+
+    @abstractmethod
+    def disown(self) -> None:
+        """Leave the pool to the host, in a process that was forked: no other thread is there. Never waits."""
 
     @abstractmethod
     def on_broken(self) -> None:

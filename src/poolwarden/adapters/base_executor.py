@@ -25,6 +25,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final
 
+from ..core.belonging import is_made_here
 from ..core.guard import Guard
 from ..core.naming import caller_site
 from ..core.repair import repair
@@ -36,9 +37,11 @@ from ..errors import ConfigurationError
 from ..policy import Policy
 from ..worker.ledger import LEFT
 from ..worker.member import birth
+from .base import NOT_OURS
 from .base_executor_births import Replacements
 from .base_executor_end import ExecutorEnd
 from .base_executor_errors import ExecutorErrors
+from .base_executor_forked import leave_to_host, renew_copied
 from .base_executor_hooks import Birth, Context, Processes, Shutdown, Starter
 from .base_executor_mail import ManagerMail
 from .base_executor_older import OlderTasks
@@ -139,6 +142,9 @@ class ExecutorAdapter(ExecutorErrors):
         if adapter is not None and adapter.release.revoke(executor, policy):
             return
         check_attributes(executor, cls.attributes, cls.name)
+        renew_copied(executor)
+        if not cls._is_made_here(executor):
+            raise ConfigurationError(NOT_OURS)
         try:
             if executor._result_queue is not None:
                 check_attributes(executor._call_queue, CALL_QUEUE, cls.name)
@@ -150,6 +156,13 @@ class ExecutorAdapter(ExecutorErrors):
             if not cls.has_ended(executor):
                 raise
         raise ConfigurationError("the executor has been shut down; there is nothing left to guard")
+
+    @classmethod
+    def _is_made_here(cls, executor: Any) -> bool:
+        """Return whether `executor` has its workers and its thread in this process, as far as it has any."""
+        thread, workers = executor._executor_manager_thread, dict(executor._processes or {}).values()
+        is_copied = thread is not None and not thread.is_alive() and thread.ident is not None
+        return all(map(is_made_here, workers)) and not (is_copied and not cls.has_ended(executor))
 
     @staticmethod
     def has_ended(executor: Any) -> bool:
@@ -243,7 +256,7 @@ class ExecutorAdapter(ExecutorErrors):
         for adapter in list(guarded):
             for item in list(adapter.pending.values()):
                 if isinstance(item, Work) and item.belongs_to(future):
-                    return item.stop()
+                    return not adapter.guard.disowned and item.stop()
         return None
 
     @property
@@ -346,7 +359,18 @@ class ExecutorAdapter(ExecutorErrors):
         """Start one worker; the executor may be gone. Manager thread."""
         raise NotImplementedError
 
+    def renew_queues(self, executor: Any) -> None:
+        """Give an executor that has none of its threads yet pipes of its own, in a forked process."""
+        raise NotImplementedError
+
     # PoolAdapter.
+
+    def disown(self) -> None:
+        self.release.disown()
+        executor = self.executor()
+        if executor is not None:
+            leave_to_host(self, executor)
+        self.mail.disown()
 
     def processes(self) -> list[Any]:
         return list(self.processes_by_pid.values())

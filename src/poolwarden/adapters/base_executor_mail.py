@@ -91,6 +91,11 @@ class ManagerMail:
             log.exception("poolwarden: internal error; the executor is given up")
             self._adapter.guard.on_failure(error)
 
+    def disown(self) -> None:
+        """Write nothing any more, in a process that was forked."""
+        self._posting = threading.Lock()
+        self._mailbox.disown()
+
     def close(self) -> None:
         """Drop what is waiting."""
         self._mailbox.close()

@@ -99,6 +99,10 @@ class Release:
                 self.finish()
         self.leaving = False
 
+    def disown(self) -> None:
+        """Release nothing, in a process that was forked: it is the parent's."""
+        self._finished = True
+
     def finish_unused(self) -> None:
         """End the guard of an executor that was shut down or collected, if its manager thread cannot.
 

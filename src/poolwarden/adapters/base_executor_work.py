@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from concurrent.futures import InvalidStateError
 from concurrent.futures._base import PENDING
 from functools import partial
@@ -182,9 +183,19 @@ class Work:
                 else:
                     (self.caller.set_result if ok else self.caller.set_exception)(value)
         except BaseException:
+            self._end_copied_thread()
             # The host logs exceptions of callbacks, but an exit in one would
             # end the manager thread.
             log.exception("poolwarden: a callback of a future exited; results go on being delivered")
+        self._end_copied_thread()
+
+    def _end_copied_thread(self) -> None:
+        """End a process that a callback has forked: it would go on as the manager thread, on shared pipes.
+
+        Without an exception: loky's thread kills the workers then, which are the parent's.
+        """
+        if self._adapter.guard.disowned:
+            os._exit(0)
 
     def end_cancelled(self) -> None:
         """Answer the caller of a task that no worker will begin; what is on its way comes to nothing."""

@@ -26,6 +26,7 @@ from functools import partial
 from typing import Any, ClassVar, Final
 
 from ..core import plumbing
+from ..core.belonging import is_made_here
 from ..core.gate import Gate
 from ..core.guard import Guard
 from ..core.mailbox import Mailbox
@@ -37,7 +38,7 @@ from ..core.workers import Worker
 from ..errors import ConfigurationError
 from ..policy import Policy
 from . import base_pool_chunks
-from .base import PoolAdapter
+from .base import NOT_OURS, PoolAdapter
 from .base_pool_births import Births, PoolPatches
 from .base_pool_end import TERM_BOUND, PoolEnd
 from .base_pool_feed import TaskQueue
@@ -146,6 +147,8 @@ class BasePool(PoolAdapter):
             return
         check(cls.seams(), cls.name)
         check_attributes(pool, _ATTRIBUTES, cls.name)
+        if not all(map(is_made_here, pool._pool)):
+            raise ConfigurationError(NOT_OURS)
         check_attributes(pool._inqueue, _QUEUE_ATTRIBUTES, cls.name)
         check_attributes(pool._outqueue, _QUEUE_ATTRIBUTES, cls.name)
         if pool._state not in (cls.module.RUN, cls.module.CLOSE):
@@ -249,6 +252,17 @@ class BasePool(PoolAdapter):
         self._hook(pool)
         del pool._poolwarden_leaving
         return True
+
+    def disown(self) -> None:
+        self.ending = True
+        self.births.end()
+        if hasattr(self, "_mailbox"):
+            self._mailbox.disown()
+        pool = self._pool()
+        if pool is not None:
+            if getattr(pool, "_poolwarden", None) is self:
+                self._unhook(pool)
+            pool.__dict__.pop("_poolwarden_leaving", None)
 
     def answered_all(self) -> None:
         if not self.ending and self.line.is_idle:

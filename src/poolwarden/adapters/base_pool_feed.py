@@ -128,7 +128,7 @@ class TaskQueue:
         """Write a ticket's message; inside the gate."""
         guard = self.adapter.guard
         # The pool may have broken while the gate was shut.
-        if ticket.verdict is not None or ticket.number not in guard.tickets.open:
+        if ticket.verdict is not None or ticket.number not in guard.tickets.open or guard.disowned:
             return
         guard.sending(ticket)
         message: Any = (ticket.key[0], -ticket.number, envelope.run, ticket.call(guard.pool_name), {})

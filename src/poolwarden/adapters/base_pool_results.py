@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, cast
@@ -144,11 +145,17 @@ def _protect_callbacks(result: Any) -> None:
 
 
 def _call_safely(callback: Callable[[Any], object], value: Any) -> None:
+    pid = os.getpid()
     try:
         callback(value)
     except BaseException:
+        if os.getpid() != pid:
+            raise
         # In the bare pool this ends the result thread, and every task hangs.
         log.exception("poolwarden: a callback of the pool raised; its results go on being delivered")
+    if os.getpid() != pid:
+        # It has forked, and the copy would go on as the result thread, on the parent's pipe.
+        raise SystemExit
 
 
 def fail_result(result: Any, error: BaseException) -> None:

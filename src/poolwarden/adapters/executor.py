@@ -63,6 +63,21 @@ class FuturesExecutor(ExecutorAdapter):
         vars(executor).pop("_force_shutdown", None)
         super().unhook(executor)
 
+    def renew_queues(self, executor: Any) -> None:
+        context, module = executor._mp_context, self.module
+        wakeup = executor._executor_manager_thread_wakeup = module._ThreadWakeup()
+        names = inspect.signature(module._SafeQueue).parameters
+        lock = {"shutdown_lock": executor._shutdown_lock} if "shutdown_lock" in names else {}
+        calls = executor._call_queue = module._SafeQueue(
+            executor._call_queue._maxsize,
+            ctx=context,
+            pending_work_items=executor._pending_work_items,
+            thread_wakeup=wakeup,
+            **lock,
+        )
+        calls._ignore_epipe = True
+        executor._result_queue = context.SimpleQueue()
+
     def may_host_start(self, owner: Any) -> bool:
         # The manager thread would replace a worker that leaves after its last
         # task: older patch levels do not, trusting a stale token (gh-115634),

@@ -81,6 +81,19 @@ class LokyExecutor(ExecutorAdapter):
     def has_ended(executor: Any) -> bool:
         return bool(executor._flags.shutdown)
 
+    def disown(self) -> None:
+        executor = self.executor()
+        if executor is not None:
+            executor._processes_management_lock = _bare(executor._processes_management_lock)
+        super().disown()
+
+    def renew_queues(self, executor: Any) -> None:
+        calls, results = executor._call_queue, executor._result_queue
+        executor._executor_manager_thread_wakeup = self.module._ThreadWakeup()
+        executor._setup_queues(
+            getattr(calls, "_reducers", None), getattr(results, "_reducers", None), calls._maxsize
+        )
+
     def take_thread(self, thread: Any) -> None:
         super().take_thread(thread)
         if not isinstance(thread.processes_management_lock, _ProcessesLock):

@@ -17,6 +17,7 @@ from ..policy import Policy
 from ..records import WorkerExit
 from ..worker import envelope, ledger, payload
 from ..worker.memory import identity_of
+from . import belonging
 from .breakage import Breakage
 from .breaker import Breaker
 from .deadlines import Deadlines
@@ -56,6 +57,8 @@ class Guard:
         Why the pool can run nothing any more.
     closed : bool
         True once the pool ends; deaths mean nothing then.
+    disowned : bool
+        True in a process that was forked since: the guard is the parent's.
     deaths : int
         How many workers have ended so far.
     """
@@ -66,7 +69,7 @@ class Guard:
         self.policy = policy
         self.name = name
         self.broken: str | None = None
-        self.closed = False
+        self.closed = self.disowned = False
         self.deaths = 0
         self._retiring = False
         self._leaving = threading.RLock()
@@ -90,6 +93,7 @@ class Guard:
         self._track = record(self)
         self._losses = Losses(self, self._oom, self._track)
         self.herald = Herald(name, self._track)
+        belonging.belong(self)
 
     @property
     def pool_name(self) -> str:
@@ -269,6 +273,19 @@ class Guard:
         """Take deaths for what they are meant to be: the pool is ending."""
         self.closed = True
         watchdog().forget(self)
+
+    def disown(self) -> None:
+        """Take the guard off its pool, in a process that was forked; waits for nothing, removes nothing."""
+        if self.disowned:
+            return
+        self.closed = self.disowned = True
+        # What is to be released is the parent's.
+        self._releasing.acquire(blocking=False)
+        self.tickets.disown()
+        for worker in self.live_workers():
+            belonging.forget_child(worker.process)
+        self._workers.clear()
+        self.adapter.disown()
 
     def close(self) -> None:
         """Release everything; the pool has ended. Twice is no error."""

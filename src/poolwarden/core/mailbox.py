@@ -85,6 +85,11 @@ class Mailbox:
     def on_failure(self, error: BaseException) -> None:
         """Keep what is waiting for the next post."""
 
+    def disown(self) -> None:
+        """Write nothing any more, in a process that was forked; the lock may be another thread's."""
+        self._closed = True
+        self._lock = threading.Lock()
+
     def close(self) -> None:
         """Drop what is waiting and release the descriptor."""
         with self._lock:

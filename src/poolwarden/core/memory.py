@@ -364,6 +364,10 @@ class CallRoom:
         finally:
             self._extending.release()
 
+    def disown(self) -> None:
+        """Have no room any more, in a process that was forked: all of it is the parent's."""
+        self._next, self._free = self._memory.size, {}
+
     def free(self, place: bytes) -> None:
         """Give the room of a call back: no worker will read it any more."""
         start, size = PLACE.unpack(place)

@@ -241,6 +241,11 @@ class Tickets:
         self._free_call(ticket)
         return ticket, ok, value
 
+    def disown(self) -> None:
+        """Answer nothing any more, and leave the payloads alone: this process was forked."""
+        self.open = {}
+        self._memory.calls.disown()
+
     def issued(self) -> int:
         """Return how many tickets there have been; for the end of the pool, as it takes a number."""
         return next(self._numbers) - 1

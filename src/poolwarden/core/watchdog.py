@@ -237,6 +237,10 @@ def _reset() -> None:
     if _instance is not None:
         _instance._reader.close()
         _instance._writer.close()
+        # If a callback in its thread has forked, this is that thread: it ends.
+        _instance._watched.clear()
+        _instance._deadlines.clear()
+        _instance._lock = threading.RLock()
     _instance = None
     _instance_lock = threading.RLock()
 
