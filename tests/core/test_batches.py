@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from poolwarden.core.memory import PoolMemory
 from poolwarden.core.tickets import Ticket, Tickets
 from poolwarden.core.verdicts import worker_lost
 from poolwarden.policy import Policy, limits
@@ -74,9 +75,8 @@ def never(*_: object) -> None:
 
 
 @pytest.fixture
-def tickets(memory: PoolMemory) -> Iterator[Tickets]:
-    tickets = Tickets(memory, FakeHost())
-    yield tickets
+def tickets(memory: PoolMemory) -> Tickets:
+    return Tickets(memory, FakeHost())
 
 
 @pytest.fixture
@@ -106,7 +106,9 @@ def test_items_run_inside_of_the_batchs_own_call(
     assert arranged == []
 
 
-def test_the_text_of_an_exception_begins_at_the_function(tickets: Tickets, issue: Any, memory: PoolMemory) -> None:
+def test_the_text_of_an_exception_begins_at_the_function(
+    tickets: Tickets, issue: Any, memory: PoolMemory
+) -> None:
     ok, error = run(tickets, issue((add, (1,), {}), (fail, (), {})), memory)
 
     assert (ok, str(error)) == (False, "as any function may")
@@ -161,7 +163,9 @@ class TestCallingOff:
 
         assert run(tickets, ticket, memory) == (True, None)
 
-    def test_its_arguments_are_made_and_dropped(self, tickets: Tickets, issue: Any, memory: PoolMemory) -> None:
+    def test_its_arguments_are_made_and_dropped(
+        self, tickets: Tickets, issue: Any, memory: PoolMemory
+    ) -> None:
         # joblib counts the references to an array that workers map.
         ticket = issue((never, (Counted(),), {}), flags=ASK)
         ticket.cancelled = True
@@ -185,4 +189,3 @@ class TestCallingOff:
         ticket = issue((add, (1,), {}), flags=ASK)
         assert run(tickets, ticket, memory) == (True, [1])
         tickets.call_off(ticket)
-
