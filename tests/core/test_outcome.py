@@ -8,12 +8,14 @@ import pytest
 
 from poolwarden import errors
 from poolwarden.core.outcome import decode
-from poolwarden.core.tickets import Ticket
+from poolwarden.core.tickets import Ticket, Tickets
 from poolwarden.policy import Policy
 from poolwarden.worker.envelope import ERROR, EXIT, PARTS, UNREADABLE, UNSENDABLE, VALUE
-from poolwarden.worker.frames import Frames
-from poolwarden.worker.payload import FILE, SLOT, Store
+from poolwarden.worker.payload import MEMORY, PIECES
+from poolwarden.worker.results import Ring
 from tests.core.fakes import CannotSendError, FakeHost
+from tests.core.recorded import keep
+from tests.worker.members import new_place
 
 
 class Hostile:
@@ -32,15 +34,13 @@ class TwoArgumentsError(Exception):
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store(str(tmp_path))
-    yield store
-    store.close()
+def host():
+    return FakeHost()
 
 
 @pytest.fixture
-def host():
-    return FakeHost()
+def tickets(memory, host):
+    return Tickets(memory, host)
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def ticket():
 
 
 @pytest.fixture
-def decoded(ticket, store, host):
+def decoded(ticket, tickets, host):
     """Decodes an outcome whose content fits into a message."""
     return lambda kind, *content: decode(
-        ticket, kind, pickle.dumps(content if kind != VALUE else content[0]), store, host
+        ticket, kind, pickle.dumps(content if kind != VALUE else content[0]), tickets, host
     )
 
 
@@ -64,13 +64,40 @@ def test_a_result(decoded):
     assert decoded(VALUE, ValueError) == (True, ValueError)
 
 
-@pytest.mark.parametrize(
-    ("size", "offset", "where"), [(10_000, 0, SLOT), (10_000, -1, FILE), (1 << 20, 0, FILE)]
-)
-def test_a_result_beside_the_pipe(ticket, store, host, size, offset, where):
-    place, data = host.dumper.dump(bytes(size), store, "r5", offset)
-    assert place == where
-    assert decode(ticket, VALUE | place, data, store, host) == (True, bytes(size))
+@pytest.fixture
+def ring(memory):
+    """Takes the outcomes of a worker of the pool."""
+    place = new_place(memory)
+    return Ring(place.memory, place.number, place.record.cells)
+
+
+@pytest.mark.parametrize("size", [10_000, 1 << 20])
+def test_a_result_beside_the_pipe(ticket, tickets, ring, host, size):
+    where, data = host.dumper.dump(bytes(size), ring, 5)
+    assert where == MEMORY
+    assert decode(ticket, VALUE | where, data, tickets, host) == (True, bytes(size))
+
+
+def test_a_result_in_pieces(ticket, tickets, host):
+    tickets.open[5] = ticket
+    data = pickle.dumps(bytes(range(256)))
+    for start in range(0, len(data), 100):
+        tickets.add_piece(5, data[start : start + 100])
+    size = len(data).to_bytes(8, "little")
+    assert decode(ticket, VALUE | PIECES, size, tickets, host) == (True, bytes(range(256)))
+
+
+def test_a_result_of_which_a_piece_is_missing_is_not_delivered(ticket, tickets, host):
+    tickets.open[5] = ticket
+    tickets.add_piece(5, pickle.dumps(b"whole")[:-1])
+    ok, error = decode(ticket, VALUE | PIECES, (15).to_bytes(8, "little"), tickets, host)
+    assert (ok, type(error)) == (False, errors.PayloadError)
+
+
+def test_what_belongs_to_another_task_is_not_delivered(ticket, tickets, ring, host):
+    _, data = host.dumper.dump(bytes(10_000), ring, 4)
+    ok, error = decode(ticket, VALUE | MEMORY, data, tickets, host)
+    assert (ok, type(error)) == (False, errors.PayloadError)
 
 
 def test_an_exception_of_the_task_comes_with_the_workers_traceback(decoded):
@@ -109,14 +136,14 @@ def test_an_exception_that_raises_when_it_is_unpickled(decoded, raised):
 
 @pytest.mark.parametrize("kind", [VALUE, ERROR, UNSENDABLE, UNREADABLE, EXIT])
 @pytest.mark.parametrize("data", [b"", b"garbage", b"cno_such_module\nname\n."])
-def test_bytes_that_are_no_pickle_are_an_error_of_that_task(ticket, store, host, kind, data):
-    ok, error = decode(ticket, kind, data, store, host)
+def test_bytes_that_are_no_pickle_are_an_error_of_that_task(ticket, tickets, host, kind, data):
+    ok, error = decode(ticket, kind, data, tickets, host)
     assert (ok, type(error), error.direction) == (False, errors.PayloadError, "result")
 
 
-@pytest.mark.parametrize("where", [FILE, SLOT])
-def test_an_outcome_that_is_gone_is_an_error_of_that_task(ticket, store, host, where):
-    ok, error = decode(ticket, VALUE | where, bytes(12), store, host)
+@pytest.mark.parametrize("where", [MEMORY, PIECES])
+def test_an_outcome_that_is_gone_is_an_error_of_that_task(ticket, tickets, host, where):
+    ok, error = decode(ticket, VALUE | where, bytes(12), tickets, host)
     assert (ok, type(error)) == (False, errors.PayloadError)
 
 
@@ -152,23 +179,16 @@ def test_an_exit(decoded):
 # -- chunks that were kept item by item -----------------------------------------------------------
 
 
-def keep(store, results):
-    frames = Frames(store, "p5")
-    for item, data in results.items():
-        frames.append(item, data)
-    frames.close()
+def test_the_results_of_a_kept_chunk_are_put_together(ticket, tickets, memory, host):
+    place = keep(new_place(memory), 5, {0: "zero", 2: "two", 1: "one"})
+    assert decode(ticket, PARTS, place, tickets, host) == (True, ["zero", "one", "two"])
 
 
-def test_the_results_of_a_kept_chunk_are_put_together(ticket, store, host):
-    keep(store, {0: pickle.dumps("zero"), 2: pickle.dumps("two"), 1: pickle.dumps("one")})
-    assert decode(ticket, PARTS, b"", store, host) == (True, ["zero", "one", "two"])
-
-
-def test_errors_take_the_places_of_lost_items(ticket, store, host):
-    keep(store, {0: pickle.dumps("zero"), 2: pickle.dumps("two")})
+def test_errors_take_the_places_of_lost_items(ticket, tickets, memory, host):
+    place = keep(new_place(memory), 5, {0: "zero", 2: "two"})
     ticket.policy = Policy(losses="return")
     ticket.holes = {1: errors.WorkerLostError("lost")}
-    assert decode(ticket, PARTS, b"", store, host) == (True, ["zero", ticket.holes[1], "two"])
+    assert decode(ticket, PARTS, place, tickets, host) == (True, ["zero", ticket.holes[1], "two"])
 
 
 @pytest.mark.parametrize(
@@ -176,8 +196,7 @@ def test_errors_take_the_places_of_lost_items(ticket, store, host):
     [{}, {0: pickle.dumps(0), 1: pickle.dumps(1)}, dict.fromkeys(range(3), b"garbage")],
     ids=["none", "one missing", "garbage"],
 )
-def test_a_kept_chunk_that_is_not_whole_is_an_error_of_that_task(ticket, store, host, results):
-    if results:
-        keep(store, results)
-    ok, error = decode(ticket, PARTS, b"", store, host)
+def test_a_kept_chunk_that_is_not_whole_is_an_error_of_that_task(ticket, tickets, host, results):
+    ticket.kept = results
+    ok, error = decode(ticket, PARTS, b"", tickets, host)
     assert (ok, type(error), error.direction) == (False, errors.PayloadError, "result")

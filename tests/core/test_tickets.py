@@ -12,16 +12,16 @@ import pytest
 
 from poolwarden.core import tickets as tickets_module
 from poolwarden.core.naming import caller_site, name_of
-from poolwarden.core.tickets import SLOTS, VERDICT, Tickets
+from poolwarden.core.tickets import VERDICT, Tickets
 from poolwarden.core.verdicts import pool_broken, task_timeout, worker_lost
 from poolwarden.policy import Policy, limits
 from poolwarden.records import WorkerExit
-from poolwarden.worker import envelope, payload
+from poolwarden.worker import envelope, ledger, payload
 from poolwarden.worker.envelope import CHUNK, KEEP, PARTS, STAR, TIMED, VALUE
-from poolwarden.worker.frames import Frames
-from poolwarden.worker.payload import FILE, SLOT, SLOT_SHIFT
+from poolwarden.worker.payload import MEMORY
+from tests.core import recorded
 from tests.core.fakes import FakeHost
-from tests.worker.members import member_of
+from tests.worker.members import member_of, new_place
 
 EXIT = WorkerExit(1234, -9, "SIGKILL", "signal", ())
 
@@ -50,15 +50,8 @@ class Thing:
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return str(tmp_path)
-
-
-@pytest.fixture
-def tickets(folder):
-    tickets = Tickets(folder, FakeHost())
-    yield tickets
-    tickets.store.close()
+def tickets(memory):
+    return Tickets(memory, FakeHost())
 
 
 @pytest.fixture
@@ -83,40 +76,31 @@ def lost(ticket, item=0):
     return worker_lost(ticket.info(item), EXIT)
 
 
-def payload_files(folder):
-    return [name for name in os.listdir(folder) if name[0] in "crp"]
-
-
-def keep(tickets, ticket, results):
-    """Put results of a chunk where a worker keeps them."""
-    frames = Frames(tickets.store, f"p{ticket.number}")
-    for item, value in results.items():
-        frames.append(item, pickle.dumps(value))
-    frames.close()
+def keep(ticket, results):
+    """Have results of a chunk that its worker has kept."""
+    ticket.kept = {item: pickle.dumps(value) for item, value in results.items()}
 
 
 # -- issuing and settling -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [10, 10_000, 1 << 20])
-def test_a_call_goes_through_a_worker_and_back(tickets, issue, folder, size):
-    with member_of(folder):
+def test_a_call_goes_through_a_worker_and_back(tickets, issue, memory, size):
+    with member_of(memory):
         ticket = issue(add, b"a" * size, b"b" * size)
-        answer = envelope.run(*ticket.call(folder))
+        answer = envelope.run(*ticket.call(memory.name))
         assert tickets.settle(*answer) == (ticket, True, b"a" * size + b"b" * size)
     assert tickets.open == {}
-    assert payload_files(folder) == []
 
 
 @pytest.mark.parametrize("policy", [Policy(), Policy(timeout=5), Policy(retries=1), Policy(losses="return")])
 @pytest.mark.parametrize("star", [0, STAR])
-def test_a_chunk_goes_through_a_worker_and_back(tickets, issue, folder, policy, star):
-    with member_of(folder):
+def test_a_chunk_goes_through_a_worker_and_back(tickets, issue, memory, policy, star):
+    with member_of(memory):
         items = ((1, 2), (3, 4)) if star else (1, 3)
         ticket = issue(add, items=items, policy=policy, flags=CHUNK | star)
-        _, ok, value = tickets.settle(*envelope.run(*ticket.call(folder)))
+        _, ok, value = tickets.settle(*envelope.run(*ticket.call(memory.name)))
     assert (ok, value) == (True, [3, 7] if star else [1, 3])
-    assert payload_files(folder) == []
 
 
 def test_a_task_is_answered_once(tickets, issue):
@@ -139,13 +123,16 @@ def test_a_verdict_answers_a_task_too(tickets, issue):
     assert tickets.settle(ticket.number, VALUE, pickle.dumps(1)) is None
 
 
-def test_of_the_second_answer_to_a_task_no_file_is_left(tickets, issue, folder):
+def test_the_second_answer_to_a_task_gives_its_room_back(tickets, issue, memory):
     ticket = issue(add, 1)
     ticket.verdict = lost(ticket)
     tickets.settle(ticket.number, VERDICT, b"")
-    where, data = tickets._adapter.dumper.dump(bytes(1 << 20), tickets.store, f"r{ticket.number}")
-    assert tickets.settle(ticket.number, VALUE | where, data) is None
-    assert os.listdir(folder) == ["slots"]
+    with member_of(memory) as member:
+        where, data = member.dumper.dump(bytes(1 << 20), member.ring, ticket.number)
+        cells = member.record.cells
+        assert cells[ledger.RING_PUT] > cells[ledger.RING_TAKEN] == 0
+        assert tickets.settle(ticket.number, VALUE | where, data) is None
+        assert cells[ledger.RING_PUT] == cells[ledger.RING_TAKEN]
 
 
 def test_numbers_are_never_used_twice(tickets, issue):
@@ -157,15 +144,13 @@ def test_numbers_are_never_used_twice(tickets, issue):
     assert min(numbers) > 0  # 0 is what an empty record says
 
 
-def test_a_call_that_cannot_be_pickled_has_its_verdict_already(tickets, issue, folder):
+def test_a_call_that_cannot_be_pickled_has_its_verdict_already(tickets, issue):
     ticket = issue(add, [bytes(1 << 20), Unpicklable()])
     assert type(ticket.verdict) is pickle.PicklingError
     assert tickets.settle(ticket.number, VERDICT, b"") == (ticket, False, ticket.verdict)
-    assert os.listdir(folder) == ["slots"]
-    assert issue(add, 1).flags >> SLOT_SHIFT == ticket.flags >> SLOT_SHIFT
 
 
-def test_ctrl_c_while_a_call_is_pickled_opens_no_ticket(tickets, issue, folder):
+def test_ctrl_c_while_a_call_is_pickled_opens_no_ticket(tickets, issue):
     class Interrupting:
         def __reduce__(self):
             raise KeyboardInterrupt
@@ -173,7 +158,6 @@ def test_ctrl_c_while_a_call_is_pickled_opens_no_ticket(tickets, issue, folder):
     with pytest.raises(KeyboardInterrupt):
         issue(add, [bytes(1 << 20), Interrupting()])
     assert tickets.open == {}
-    assert os.listdir(folder) == ["slots"]
 
 
 def test_a_failure_of_the_host_itself_answers_the_task(tickets, issue):
@@ -335,17 +319,19 @@ def test_a_cancelled_task_is_not_retried(tickets, issue):
     assert tickets.lose(ticket, 0, lost(ticket), retry=True) == VERDICT
 
 
-def test_an_outcome_that_was_begun_does_not_stay(tickets, issue, folder):
-    ticket = issue(add, 1)
-    with open(f"{folder}/r{ticket.number}", "wb") as file:
-        file.write(b"half a result")
+def test_pieces_of_an_outcome_that_was_begun_do_not_stay(tickets, issue):
+    ticket = issue(same, b"x", policy=Policy(retries=1))
+    tickets.add_piece(ticket.number, b"half a result")
     tickets.lose(ticket, 0, lost(ticket), retry=True)
-    assert not os.path.exists(f"{folder}/r{ticket.number}")
+    whole = pickle.dumps("whole")
+    tickets.add_piece(ticket.number, whole)
+    answer = tickets.settle(ticket.number, VALUE | payload.PIECES, len(whole).to_bytes(8, "little"))
+    assert answer == (ticket, True, "whole")
 
 
 def test_a_chunk_goes_on_with_the_item_that_was_lost(tickets, issue):
     ticket = issue(add, items=range(5), policy=Policy(retries=1))
-    keep(tickets, ticket, {0: "a", 1: "b"})
+    keep(ticket, {0: "a", 1: "b"})
     assert tickets.lose(ticket, 2, lost(ticket, 2), retry=True) is None
     assert ticket.first == 2
     assert ticket.call("folder")[4] == 2
@@ -364,21 +350,21 @@ def test_each_item_of_a_chunk_has_its_own_retries(tickets, issue):
 def test_an_item_whose_result_was_kept_is_not_lost(tickets, issue):
     """Its worker died after it had kept the result and before it began the next."""
     ticket = issue(add, items=range(3), policy=Policy(retries=1))
-    keep(tickets, ticket, {0: "a", 1: "b"})
+    keep(ticket, {0: "a", 1: "b"})
     assert tickets.lose(ticket, 1, lost(ticket, 1), retry=True) is None
     assert (ticket.first, ticket.tries) == (2, {})
 
 
 def test_a_chunk_whose_last_result_was_kept_is_finished(tickets, issue):
     ticket = issue(add, items=range(3), policy=Policy(retries=1))
-    keep(tickets, ticket, {0: "a", 1: "b", 2: "c"})
+    keep(ticket, {0: "a", 1: "b", 2: "c"})
     assert tickets.lose(ticket, 2, lost(ticket, 2), retry=True) == PARTS
     assert tickets.settle(ticket.number, PARTS, b"") == (ticket, True, ["a", "b", "c"])
 
 
 def test_with_losses_returned_the_rest_of_a_chunk_goes_on(tickets, issue):
     ticket = issue(add, items=range(3), policy=Policy(losses="return"))
-    keep(tickets, ticket, {0: "a"})
+    keep(ticket, {0: "a"})
     middle, last = lost(ticket, 1), lost(ticket, 2)
     assert tickets.lose(ticket, 1, middle, retry=True) is None
     assert ticket.first == 2
@@ -434,68 +420,63 @@ def test_a_chunk_as_a_whole_is_never_returned_as_an_error(tickets, issue):
     assert tickets.settle(ticket.number, VERDICT, b"")[1] is False
 
 
-# -- slots and files ------------------------------------------------------------------------------
+# -- where payloads lie ---------------------------------------------------------------------------
 
 
-def test_a_slot_is_used_again_and_the_one_used_last_first(tickets, issue):
-    slots = []
+def test_the_room_of_a_call_is_used_again_and_the_one_used_last_first(tickets, issue):
+    places = []
     for _ in range(3):
         ticket = issue(add, b"x" * 10_000)
-        assert ticket.flags & SLOT
-        slots.append(ticket.flags >> SLOT_SHIFT)
+        assert ticket.flags & MEMORY
+        places.append(ticket.data)
         tickets.settle(ticket.number, VALUE, pickle.dumps(1))
-    assert len(set(slots)) == 1
-    assert slots[0] > 0  # 0 stands for none
+    assert len(set(places)) == 1
 
 
-def test_tasks_on_their_way_have_slots_of_their_own(tickets, issue, folder):
+def test_tasks_on_their_way_have_room_of_their_own(tickets, issue, memory):
     payloads = [bytes([n]) * 10_000 for n in range(20)]
     issued = [issue(same, data) for data in payloads]
-    assert len({ticket.flags >> SLOT_SHIFT for ticket in issued}) == 20
-    with member_of(folder):
+    assert len({ticket.data for ticket in issued}) == 20
+    with member_of(memory):
         for ticket, data in zip(issued, payloads, strict=True):
-            assert tickets.settle(*envelope.run(*ticket.call(folder)))[2] == data
+            assert tickets.settle(*envelope.run(*ticket.call(memory.name)))[2] == data
 
 
-def test_without_a_slot_a_payload_goes_into_a_file(tickets, issue, folder):
-    first = issue(add, 1)
-    for _ in range(SLOTS - 1):
-        issue(add, 1)
+def test_without_room_a_call_travels_in_its_message(tickets, issue, memory):
+    memory.calls._next = memory.main.memory.size
     ticket = issue(same, b"x" * 10_000)
-    assert ticket.flags >> SLOT_SHIFT == 0
-    assert ticket.flags & FILE
-    with member_of(folder):
-        assert tickets.settle(*envelope.run(*ticket.call(folder)))[2] == b"x" * 10_000
-    assert f"c{ticket.number}" not in os.listdir(folder)
-    # One that is given back is found by the next task, and one that never was there is not.
-    tickets.settle(first.number, VALUE, pickle.dumps(1))
-    assert issue(add, 1).flags >> SLOT_SHIFT == first.flags >> SLOT_SHIFT
-    assert issue(add, 1).flags >> SLOT_SHIFT == 0
+    assert not ticket.flags & MEMORY
+    with member_of(memory):
+        assert tickets.settle(*envelope.run(*ticket.call(memory.name)))[2] == b"x" * 10_000
 
 
-def test_a_task_that_is_answered_by_a_verdict_leaves_no_files(tickets, issue, folder):
-    ticket = issue(add, items=(bytes(1 << 20), 2), policy=Policy(retries=1))
-    keep(tickets, ticket, {0: "a"})
-    assert {f"c{ticket.number}", f"p{ticket.number}"} <= set(os.listdir(folder))
-    ticket.verdict = lost(ticket)
-    tickets.settle(ticket.number, VERDICT, b"")
-    assert os.listdir(folder) == ["slots"]
+def test_a_call_that_a_worker_cannot_reach_travels_in_its_message_and_so_do_all_that_follow(
+    tickets, issue, memory
+):
+    ticket = issue(same, b"x" * 10_000)
+    with member_of(memory) as member:
+        member.calls.memory = member.memory = None
+        assert envelope.run(*ticket.call(memory.name)) == (ticket.number, envelope.UNREACHABLE, b"")
+        assert member._pipe.told == [(payload.BEGAN, member.identity, ticket.number)]
+        assert tickets.send_inline(ticket.number) is ticket
+        assert tickets.settle(*envelope.run(*ticket.call(memory.name)))[2] == b"x" * 10_000
+    assert not issue(same, b"x" * 10_000).flags & MEMORY
+    assert tickets.send_inline(999) is None
 
 
-def test_a_task_that_is_run_again_keeps_its_call(tickets, issue, folder):
+def test_a_task_that_is_run_again_keeps_its_call(tickets, issue, memory):
     for size in (10, 10_000, 1 << 20):
         ticket = issue(same, b"x" * size, policy=Policy(retries=1))
         tickets.lose(ticket, 0, lost(ticket), retry=True)
-        with member_of(folder):
-            assert tickets.settle(*envelope.run(*ticket.call(folder)))[2] == b"x" * size
-        os.unlink(f"{folder}/{os.getpid()}")
+        with member_of(memory):
+            assert tickets.settle(*envelope.run(*ticket.call(memory.name)))[2] == b"x" * size
 
 
-def test_calls_in_files_are_heavy_only_when_they_take_much_room(tickets, issue, monkeypatch):
+def test_large_calls_are_heavy_only_when_they_take_much_room(tickets, issue, monkeypatch):
     monkeypatch.setattr(tickets_module, "HEAVY", 3 << 20)
     assert tickets.heavy == 0
     issued = [issue(add, bytes(1 << 20)) for _ in range(4)]
-    issue(add, b"in a slot" * 1000)
+    issue(add, b"small" * 1000)
     assert tickets.heavy == 4
     tickets.relief.clear()
     for ticket in issued[:2]:
@@ -504,6 +485,25 @@ def test_calls_in_files_are_heavy_only_when_they_take_much_room(tickets, issue, 
     assert tickets.heavy == 0
 
 
-def test_a_small_message_says_all_of_a_large_call(issue, folder):
-    for size in (payload.INLINE_MAX, 10_000, 1 << 20):
-        assert len(pickle.dumps(issue(add, bytes(size)).call(folder))) < 4000
+def test_a_small_message_says_all_of_a_large_call(issue, memory):
+    for size in (ledger.INLINE_MAX, 10_000, 1 << 20):
+        assert len(pickle.dumps(issue(add, bytes(size)).call(memory.name))) < 4000
+
+
+def test_results_that_came_through_the_pipe_are_kept_as_well(tickets, issue):
+    ticket = issue(add, items=range(3), policy=Policy(retries=1))
+    large = pickle.dumps(b"y" * ledger.INLINE_MAX)
+    for start in range(0, len(large) + 1, ledger.INLINE_MAX):
+        tickets.add_kept_piece(ticket.number, 0, large[start : start + ledger.INLINE_MAX])
+    tickets.add_kept_piece(ticket.number, 1, pickle.dumps("b"))
+    assert ticket.kept == {0: large, 1: pickle.dumps("b")}
+    tickets.add_kept_piece(999, 1, b"of a task that is closed")
+
+
+def test_results_in_a_workers_ring_are_taken_over(tickets, issue, memory):
+    ticket = issue(add, items=range(3), policy=Policy(retries=1))
+    place = new_place(memory)
+    tickets.add_kept(ticket, recorded.keep(place, ticket.number, {0: "a", 1: "b"}))
+    assert [pickle.loads(data) for data in ticket.kept.values()] == ["a", "b"]
+    assert place.is_drained()
+    tickets.add_kept(ticket, b"")

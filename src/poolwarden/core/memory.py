@@ -34,9 +34,10 @@ from ..worker.memory import (
 from ..worker.payload import HEAD, PLACE, RING_PLACE, write
 from .free_memory import free_memory
 
-#: Bytes of addresses for a worker's outcomes and for a pool's calls, tried in this order:
-#: a limit of addresses (``ulimit -v``) may allow less than the first.
+#: Bytes of addresses for a worker's outcomes and for a pool's calls, tried in this order.
 _SIZES: Final = ((64 << 20, 256 << 20), (4 << 20, 16 << 20), (0, 0))
+#: The same where addresses are limited (``ulimit -v``): the program needs them more, for its threads say.
+_FEW: Final = ((1 << 20, 4 << 20), (0, 0))
 #: Of the memory that is free, the share that the outcomes of a pool may take while they wait to be read.
 _SHARE: Final = 8
 #: Bytes that a worker's outcomes may take in any case.
@@ -134,7 +135,7 @@ class Part:
     """
 
     def __init__(self, places: int, *, calls: bool) -> None:
-        for ring, room in _SIZES:
+        for ring, room in _FEW if _are_addresses_limited() else _SIZES:
             size = size_of(places, ring, room if calls else 0)
             try:
                 self.fd, mapped = _make(size)
@@ -162,6 +163,14 @@ class Part:
         if is_same(fd, self.proof):
             os.close(fd)
         self.memory.close()
+
+
+def _are_addresses_limited() -> bool:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _make(size: int) -> tuple[int, Mapped]:

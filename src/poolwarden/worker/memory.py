@@ -44,7 +44,7 @@ HEADER: Final = struct.Struct("=16sQQQQQ")
 #: Cells for tasks that were called off: a task's cell is its number modulo this.
 CALLED_OFF: Final = 512
 #: Bytes of addresses for one worker's stacks; faulthandler writes a few kB.
-STACK: Final = 1 << 20
+STACK: Final = 1 << 18
 _CALLED_OFF_AT: Final = mmap.PAGESIZE
 _RECORDS_AT: Final = _CALLED_OFF_AT + 8 * CALLED_OFF
 
