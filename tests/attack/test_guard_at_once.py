@@ -280,6 +280,8 @@ FIRST_USE = """
 import sys, threading
 sys.setswitchinterval(1e-5)
 import joblib, poolwarden
+# joblib itself hands its executor to a second thread before all of it is there (seen bare, 1 in 10).
+joblib.Parallel(2, backend="loky")([joblib.delayed(abs)(1)])
 barrier, errors = threading.Barrier(5), []
 def use():
     barrier.wait()
