@@ -302,10 +302,11 @@ class Seat:
         self.send = send
 
     def __reduce__(self) -> Any:
-        if self.send is None or self.memory is None or self.calls is None:
-            sent: Any = None
-        else:
-            sent = self.send(self.memory), (None if self.calls is self.memory else self.send(self.calls))
+        sent: Any = None
+        if self.send is not None and self.memory is not None and self.calls is not None:
+            sent = self.send(self.memory), self.calls is not self.memory and self.send(self.calls)
+            # Without a descriptor, the worker tells of its tasks through the result pipe.
+            sent = None if None in sent else sent
         return _arrive, (self.pool, sent, self.place, self.pickler_name, self.reducers)
 
     def close(self) -> None:
@@ -325,7 +326,7 @@ def _arrive(pool: str, sent: Any, place: int, pickler_name: str, reducers: bytes
             fd, memory = _map_sent(sent[0])
             proof = proof_of(fd)
             calls = memory
-            if sent[1] is not None:
+            if sent[1]:
                 other, calls = _map_sent(sent[1])
                 os.close(other)
     except (OSError, ValueError, MemoryError):
