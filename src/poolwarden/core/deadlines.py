@@ -168,7 +168,11 @@ def dump_stacks(workers: Iterable[Worker]) -> dict[Worker, str | None]:
     writes nothing, and has no stack then.
     """
     # The signal would end one that has no handler for it any more; it has no stack then.
-    before = {worker: worker.stack_size() for worker in workers if worker.catches(STACK_SIGNAL or 0)}
+    before = {
+        worker: worker.stack_size()
+        for worker in workers
+        if worker.catches(STACK_SIGNAL or 0) and worker.can_write_stack()
+    }
     for worker in before:
         # A stopped process takes no signal but this.
         worker.send(signal.SIGCONT)

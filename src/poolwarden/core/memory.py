@@ -98,6 +98,11 @@ class Place:
         """The memory it is a part of."""
         return self._part.memory
 
+    @property
+    def proof(self) -> tuple[int, int]:
+        """Device and inode of the memory's file."""
+        return self._part.proof
+
     def is_drained(self) -> bool:
         """Return whether all outcomes were read that the worker has sent from here."""
         return self.record.cells[RING_TAKEN] >= self.record.cells[RING_SENT]

@@ -7,6 +7,7 @@ Covers reading a worker's record; what to do with it is decided in `guard` and
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -146,6 +147,18 @@ class Worker(Handle):
         except ValueError:
             # Another thread has closed it since.
             return True
+
+    def can_write_stack(self) -> bool:
+        """Return whether what its faulthandler writes to is the pool's memory, and no file of the task's.
+
+        A task may have closed what it does not know, and given the number to a file of its own.
+        """
+        with contextlib.suppress(ValueError, OSError):
+            if self.place is not None:
+                fd = self.place.record.cells[ledger.STACK_FD]
+                status = os.stat(f"/proc/{self.pid}/fd/{fd}")
+                return (status.st_dev, status.st_ino) == self.place.proof
+        return False
 
     def stack_size(self) -> int:
         """Return how many bytes faulthandler has written."""

@@ -92,6 +92,7 @@ class Member:
                 self.ring = Ring(seat.memory, seat.place, self.record.cells)
         self.stack = _open_stack(seat)
         seat.close()
+        self.record.cells[ledger.STACK_FD] = max(self.stack, 0)
         self.record.cells[ledger.ARMED] = signals.arm(self)
         die_with_parent(line)
         _mark_orderly_exit(self)
