@@ -145,7 +145,9 @@ class JoblibBackends:
             *attributes_of(_LokyBackend, ("_workers", "parallel")),
             *attributes_of(_MultiprocessingBackend, ("_pool", "parallel")),
             *(Seam(_LokyBackend, name) for name in ("start_call", "terminate", "abort_everything")),
-            Seam(manager, "_clean_temporary_resources", ("context_id", "force")),
+            Seam(manager, "_clean_temporary_resources", ("context_id", "allow_non_empty")),
+            Seam(manager, "register_new_context", ("context_id",)),
+            *attributes_of(manager, ("_cached_temp_folders",)),
         )
 
     @classmethod

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 
 from ..core.naming import caller_site
 from ..policy import Policy
-from . import joblib_sklearn
+from . import joblib_files, joblib_sklearn
 from .base_batch import Batch
 from .base_executor import ExecutorAdapter
 from .joblib_pool import MemmappingPool
@@ -110,6 +110,7 @@ class OverLoky(Guarded):
         )
         call.guard = self._workers._poolwarden.guard
         call.deaths = call.guard.deaths
+        joblib_files.note_first_context(self._workers)
 
     def submit(self, func: Any, callback: Any = None) -> Future[Any]:
         """Submit a batch; `callback` is called whatever comes of it."""
@@ -125,8 +126,8 @@ class OverLoky(Guarded):
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Stop what the aborted call has on its way; the executor and all idle workers stay."""
-        aborted = [call for parallel, call in list(self._calls.items()) if parallel._aborting]
-        futures = [future for call in aborted for future in list(call.futures)]
+        aborted = {parallel._id: call for parallel, call in list(self._calls.items()) if parallel._aborting}
+        futures = [future for call in aborted.values() for future in list(call.futures)]
         for future in futures:
             if not future.cancel():
                 ExecutorAdapter.cancel_future(future)
@@ -134,16 +135,16 @@ class OverLoky(Guarded):
         flags = self._workers._flags
         if flags.broken or flags.shutdown:
             super().abort_everything(ensure_ready=ensure_ready)  # type: ignore[misc]
+            return
+        for context, call in aborted.items():
+            joblib_files.clean_up_failed(self._workers, context, died=call.deaths != call.guard.deaths)
 
     def terminate(self) -> None:
         """End a call; the workers stay."""
         call = self._calls.get(self.parallel)
         if self._workers is not None and call is not None and call.deaths != call.guard.deaths:
-            # What the dead had mapped they never gave back, so that joblib
-            # would keep those files until the exit.
-            self._workers._temp_folder_manager._clean_temporary_resources(
-                context_id=self.parallel._id, force=True
-            )
+            # Else joblib would keep until the exit what the dead had mapped.
+            joblib_files.clean_up(self._workers, self.parallel._id, died=True)
         super().terminate()  # type: ignore[misc]
 
 
