@@ -106,6 +106,7 @@ class Guard:
         """Watch a worker that has just been started (or is older than the guard)."""
         if self.closed or id(process) in self._workers:
             return
+        self.memory.note_started(process)
         place = self.memory.adopt(process) if older else self.memory.place_of(process)
         worker = Worker(process, place, older=older)
         self._workers[id(process)] = worker

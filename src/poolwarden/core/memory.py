@@ -13,6 +13,7 @@ import os
 import pickle
 import secrets
 import threading
+import weakref
 from typing import Any, Final
 
 from ..errors import ConfigurationError
@@ -236,7 +237,8 @@ class PoolMemory:
         self.calls = CallRoom(self.main.memory)
         self._names_host = False
         self._places: dict[int, Place] = {}  # by identity
-        self._starting: list[tuple[Any, Place]] = []
+        # Weak: whoever keeps a process object keeps its pipes open.
+        self._starting: list[tuple[weakref.ref[Any], Place]] = []
         self._drained_later: set[int] = set()
 
     @property
@@ -249,9 +251,9 @@ class PoolMemory:
         if os.getpid() != self._pid:
             # A forked process has the parent's places mapped, and none of its own.
             return
-        for earlier, place in self._starting:
+        for reference, place in self._starting:
             # Processes are started one after the other: this start has failed.
-            if earlier.pid is None:
+            if (earlier := reference()) is None or earlier.pid is None:
                 self._forget(place)
         self._starting.clear()
         part = next((part for part in self._parts if part.free), None)
@@ -264,7 +266,13 @@ class PoolMemory:
             self._parts.append(part)
         place = self._take(part, process)
         setattr(process, SEAT, place.seat(self))
-        self._starting.append((process, place))
+        self._starting.append((weakref.ref(process), place))
+
+    def note_started(self, process: Any) -> None:
+        """Note that a process that was given a place has been started."""
+        # It has arrived; here it would keep the memory as long as somebody keeps the process.
+        vars(process).pop(SEAT, None)
+        self._starting = [entry for entry in self._starting if entry[0]() is not process]
 
     def place_of(self, process: Any) -> Place | None:
         """Return the place that a process was given, by `prepare` or `adopt`."""
