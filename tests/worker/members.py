@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
-from types import SimpleNamespace
 from typing import Any
 
 from poolwarden.core.memory import Place, PoolMemory
@@ -37,10 +36,20 @@ class Pipe:
         return len(data).to_bytes(8, "little")
 
 
+class Started:
+    """Stands in for the object of a process that has been started."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self._identity = (next(_identities),)
+
+
 def new_place(memory: PoolMemory) -> Place:
     """Return a place for a worker that is no process."""
-    process: Any = SimpleNamespace(_identity=(next(_identities),), pid=1)
+    process = Started()
     memory.prepare(process)
+    memory.note_started(process)
     place = memory.place_of(process)
     assert place is not None
     return place
