@@ -109,7 +109,11 @@ class ManagerThread:
             elif getattr(result, "work_id", None) == MAIL:
                 result = None
             elif adapter.is_bad(result):
-                broken, cause, result = True, adapter.bad_cause(result), None
+                # A guarded call is never what could not be read: the worker was idle, and a handler of
+                # the user's has raised. It leaves, which is seen, and what it may have lost is sent again.
+                if adapter.has_older_tasks():
+                    broken, cause = True, adapter.bad_cause(result)
+                result = None
         if self._wakeups.fileno() in ready:
             # All of them at once; each is an empty message.
             os.read(self._wakeups.fileno(), 1 << 16)

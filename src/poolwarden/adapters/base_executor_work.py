@@ -165,7 +165,10 @@ class Work:
             verdict = None if ticket is None else ticket.verdict
             error = verdict or guard.broken_error(ticket or self._stub())
         if ticket is not None:
-            guard.settle(*guard.tickets.host_failure(ticket.number, error))
+            answer = guard.settle(*guard.host_failure(ticket.number, error))
+            if answer is not None and guard.broken is None:
+                self._answer(*answer[1:])
+                return
         self._answer(False, error)
 
     def _answer(self, ok: bool, value: Any) -> None:

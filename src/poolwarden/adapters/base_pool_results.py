@@ -52,7 +52,7 @@ def _settle(
 ) -> tuple[Ticket, bool, Any] | None:
     """Settle what has arrived for a guarded task; None if its caller was answered before."""
     ok, value = outcome
-    number, kind, data = value if ok else guard.tickets.host_failure(-index, value)
+    number, kind, data = value if ok else guard.host_failure(-index, value)
     answer = guard.settle(number, kind, data)
     if answer is not None and answer[0].answered:
         cache.arrived(answer[0])

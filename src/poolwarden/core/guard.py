@@ -171,6 +171,18 @@ class Guard:
         if ticket is not None:
             ticket.begun = True
 
+    def host_failure(self, number: int, error: BaseException) -> tuple[int, int, bytes]:
+        """Return the outcome of a task that the host has failed, for `settle`.
+
+        A handler of the user's that raised behind the task's end, while its outcome was sent, looks
+        like that; then the outcome is in the worker's record.
+        """
+        for worker in self.live_workers():
+            outcome = worker.outcome()
+            if outcome[0] == number:
+                return outcome
+        return self.tickets.host_failure(number, error)
+
     def wait_for_burials(self) -> None:
         """Wait until those that have died are answered for; `BURIAL_BOUND` seconds at most.
 
