@@ -86,6 +86,17 @@ def test_who_is_not_and_not_harmless_is_killed(start, world_of):
     assert worker.killed.reason == "repair"
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_one_without_a_record_may_be_anywhere_whatever_it_has_told(start, world_of, told):
+    worker = start()
+    worker.place = None
+    if told:
+        worker.tell(RUNNING, 1)
+    world = world_of(worker)
+    world.stop()
+    assert world.kept == []
+
+
 def test_who_has_died_by_itself_is_not_said_to_be_killed(start, world_of):
     worker = start(PHASE=DONE)
     worker.send(signal.SIGKILL)

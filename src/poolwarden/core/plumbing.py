@@ -110,7 +110,8 @@ def is_harmless(worker: Worker) -> bool:
     """Return whether a stopped worker certainly holds no lock and no task unseen."""
     phase = worker.snapshot().phase
     # What a worker without a record has told is old when it is read.
-    if not worker.is_told and not worker.is_unknown() and (phase == RUNNING or phase < READY):
+    is_known = not worker.is_told and not worker.is_unknown()
+    if is_known and (phase == RUNNING or (phase < READY and not worker.older)):
         return True
     # Waiting for a semaphore, in its only thread, is waiting for one of the
     # pool's: and who waits for one of them holds none.

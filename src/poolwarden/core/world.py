@@ -165,7 +165,7 @@ def is_in_user_code(worker: Worker) -> bool:
     if worker.is_told or worker.is_unknown():
         return False
     phase = worker.snapshot().phase
-    return phase == RUNNING or phase < READY
+    return phase == RUNNING or (phase < READY and not worker.older)
 
 
 def _place_of(worker: Worker) -> object | None:
