@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -207,6 +208,20 @@ def test_a_place_that_cannot_be_written_costs_one_line(tmp_path):
     (line,) = [line for line in ran.stderr.splitlines() if "report" in line]
     assert line.startswith("poolwarden: no report could be written to")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "program.py"}
+
+
+def test_writing_starts_no_process(tmp_path, monkeypatch):
+    """A worker that is forked meanwhile would keep its pipes open, and the report's thread would wait."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a process was started")
+
+    platform._uname_cache = None
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    for suffix in recording.SUFFIXES:
+        recorder = recording.Recorder(str(tmp_path / f"r{suffix}"), always=True)
+        recorder.write()
+        assert recorder.is_written
 
 
 def test_a_planted_link_is_not_followed(tmp_path):

@@ -47,6 +47,9 @@ def caller_site(own_files: tuple[str, ...], frame: Any) -> Site | None:
         frame = frame.f_back
     if frame is None:
         return None
+    if _installed.get(frame.f_code.co_filename) is False:
+        # Nearly always. In the thread that submits, for each task: it is worth the two lines.
+        return (frame.f_code.co_filename, frame.f_lineno)
     first = (frame.f_code.co_filename, frame.f_lineno)
     for _ in range(_DEPTH_MAX):
         file = frame.f_code.co_filename

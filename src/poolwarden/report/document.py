@@ -32,7 +32,7 @@ def describe(recorder: Recorder) -> dict[str, Any]:
         "schema": SCHEMA,
         "poolwarden": __version__,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": _platform(),
         # Without arguments: they may hold secrets.
         "program": os.path.basename(sys.argv[0]) if sys.argv else "",
         "pid": recorder.pid,
@@ -49,6 +49,18 @@ def describe(recorder: Recorder) -> dict[str, Any]:
         "pools": [_pool(track, offset) for track in tracks],
         "events": [_event(event, stack) for event, stack in events],
     }
+
+
+def _platform() -> str:
+    """Return system, release and machine.
+
+    Not by `platform.platform`: it starts a process to learn of the processor. In the report's thread that
+    stood still for as long as a worker lived that had been forked in that moment and kept its pipe open.
+    """
+    if not hasattr(os, "uname"):
+        return platform.platform()
+    system = os.uname()
+    return f"{system.sysname}-{system.release}-{system.machine}"
 
 
 def _pool(track: Track, offset: float) -> dict[str, Any]:
