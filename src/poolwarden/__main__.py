@@ -103,6 +103,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     run.add_argument("--retries", metavar="N", help="how often a lost task is run again")
     run.add_argument("--losses", metavar="raise|return", help="what becomes of a lost item of a call")
     run.add_argument("--startup-timeout", metavar="S", help="seconds that a worker may take to start")
+    run.add_argument("--cancel-running", metavar="yes|no", help="whether a cancelled future stops its task")
     run.add_argument("--report", metavar="PATH", help="write a report there: .json or .html")
     run.add_argument(
         "--fail-on-loss",

@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 
 import poolwarden
+from poolwarden import Policy
+from poolwarden.options import PARSERS
 from tests.contract.waiting import DEADLINE, eventually
 
 SOURCE = Path(poolwarden.__file__).parents[1]
@@ -245,3 +247,11 @@ def test_a_worker_and_a_fork_say_nothing_of_their_parents_losses(tmp_path):
     """
     err = run(tmp_path, program, POOLWARDEN="1")[2]
     assert [line for line in err if line.startswith("poolwarden:")] == ["poolwarden: 1 task lost"]
+
+
+def test_run_takes_every_option_that_the_variable_takes(tmp_path):
+    values = {"losses": "return", "cancel_running": "yes"}
+    given = [f"--{name.replace('_', '-')}={values.get(name, 3)}" for name in PARSERS]
+    program = "print(make(1)._poolwarden.guard.policy, flush=True); os._exit(0)"
+    expected = Policy.from_env(",".join(f"{name}={values.get(name, 3)}" for name in PARSERS))
+    assert run(tmp_path, program, *RUN, *given) == (0, f"{expected}\n", [])
