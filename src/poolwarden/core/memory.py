@@ -12,6 +12,7 @@ import mmap
 import os
 import pickle
 import secrets
+import sys
 import threading
 import weakref
 from typing import Any, Final
@@ -32,6 +33,7 @@ from ..worker.memory import (
     size_of,
     standard_descriptors_taken,
 )
+from ..worker.orphan import PACKAGES
 from ..worker.payload import HEAD, PLACE, RING_PLACE, write
 from .free_memory import free_memory
 
@@ -330,13 +332,15 @@ class PoolMemory:
         return self._places[RING_PLACE.unpack(data)[2]].memory
 
     def send(self, memory: Memory) -> Any:
-        """Return what a process that is being spawned can open; None if there is no such thing."""
-        from multiprocessing.reduction import DupFd
-
+        """Return what the process that is being spawned can open; None if there is no such thing."""
         part = next(part for part in self._parts if part.memory is memory)
-        if not is_same(part.fd, part.proof):
-            return None
-        return DupFd(part.fd), memory.size, memory.places, memory.ring
+        # Of the package that spawns it: the other's would serve the descriptor through a socket of its own.
+        for name in PACKAGES:
+            context: Any = sys.modules.get(f"{name}.context")
+            if context is not None and context.get_spawning_popen() and is_same(part.fd, part.proof):
+                duplicate: Any = sys.modules[f"{name}.reduction"].DupFd
+                return duplicate(part.fd), memory.size, memory.places, memory.ring
+        return None
 
     def close(self) -> None:
         """Let go of it; who has it mapped keeps it."""

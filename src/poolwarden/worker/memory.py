@@ -329,7 +329,8 @@ def _arrive(pool: str, sent: Any, place: int, pickler_name: str, reducers: bytes
             if sent[1]:
                 other, calls = _map_sent(sent[1])
                 os.close(other)
-    except (OSError, ValueError, MemoryError):
+    except Exception:
+        # The worker tells of its tasks through the result pipe.
         memory = None
     return Seat(pool, memory, place, calls, pickler_name, reducers, fd, proof)
 

@@ -39,7 +39,7 @@ _POOL_MODULES: Final = ("multiprocessing.pool", "multiprocess.pool", "concurrent
 _POOL_SUFFIX: Final = "loky.process_executor"
 
 #: Packages whose processes know their parent; the second is a copy of the first.
-_PACKAGES: Final = ("multiprocessing", "multiprocess")
+PACKAGES: Final = ("multiprocessing", "multiprocess")
 
 _armed = False
 _bare_starts: dict[Any, Callable[[Any], None]] = {}
@@ -107,13 +107,13 @@ def process_package() -> str:
     """Return the package that has started this process: `multiprocessing`, or its copy."""
     parents = {
         package: parent
-        for package in _PACKAGES
+        for package in PACKAGES
         if (module := sys.modules.get(f"{package}.process")) and (parent := module.parent_process())
     }
     if len(parents) > 1:
         # One of them is what a fork has copied.
         parents = {name: parent for name, parent in parents.items() if parent.pid == os.getppid()}
-    return next(iter(parents), _PACKAGES[0])
+    return next(iter(parents), PACKAGES[0])
 
 
 def _own_end(fd: int) -> int | None:
@@ -138,7 +138,7 @@ def _handle_of_parent() -> int | None:
 
 def _follow_nested() -> None:
     """Have the workers of pools that are made in this process armed as well."""
-    for package in _PACKAGES:
+    for package in PACKAGES:
         module: Any = sys.modules.get(f"{package}.process")
         if module is not None and module.BaseProcess not in _bare_starts:
             _bare_starts[module.BaseProcess] = module.BaseProcess.start
