@@ -30,8 +30,12 @@ class Limited:
         # As `functools.update_wrapper`, which also copies ``__dict__``: that would let the function's own
         # attributes overwrite ours.
         for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-            if hasattr(func, name):
-                setattr(self, name, getattr(func, name))
+            try:
+                value = getattr(func, name)
+            except Exception:
+                # A lazy proxy outside of its context raises anything.
+                continue
+            setattr(self, name, value)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.__wrapped__(*args, **kwargs)

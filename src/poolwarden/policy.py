@@ -177,10 +177,14 @@ def overrides_of(func: object) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for _ in range(_WRAPPERS_MAX):
-        if isinstance(func, Limited):
+        # By its type: an object's ``__class__`` may be code of the user's.
+        kind = type(func)
+        if issubclass(kind, Limited):
+            assert isinstance(func, Limited)
             found = {**func.overrides, **found}
             func = func.__wrapped__
-        elif isinstance(func, functools.partial):
+        elif issubclass(kind, functools.partial):
+            assert isinstance(func, functools.partial)
             func = func.func
         elif (inner := _wrapped_by(func)) is not None:
             func = inner
@@ -190,11 +194,11 @@ def overrides_of(func: object) -> dict[str, Any]:
 
 
 def _wrapped_by(func: object) -> object:
-    if isinstance(func, FunctionType):
+    if type(func) is FunctionType:
         return None
     try:
         # Not the attribute itself: some objects make up any that they are asked for.
         own = vars(func)
-    except Exception:
+    except BaseException:
         return None
     return own.get("__wrapped__") if type(own) is dict else None

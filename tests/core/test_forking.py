@@ -53,7 +53,7 @@ class Forking(threading.Thread):
 
     def is_waiting(self):
         eventually(lambda: state_of(self.native_id) == "S", "the thread asleep")
-        return forking._forking == 1
+        return len(forking._forking) == 1
 
     def end(self):
         self.join(DEADLINE)

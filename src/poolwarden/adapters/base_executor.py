@@ -18,6 +18,7 @@ place; what takes more than a few lines is in ``base_executor_*.py``.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import sys
 import threading
@@ -113,7 +114,11 @@ class ExecutorAdapter(ExecutorErrors):
         self._bare_initializer = executor._initializer, executor._initargs
         self._bare_context = getattr(executor, self.context_name)
         self._max_workers: int = executor._max_workers
-        self.settling = threading.Lock()
+        # Re-entrant: a signal handler may cancel while it is held.
+        self.settling = threading.RLock()
+        # The host counts them in steps: two tasks had the same number when Ctrl-C came between, and one
+        # got the other's result. Negative, so that they are none of the host's.
+        self._numbers = itertools.count(-1, -1)
 
     @classmethod
     def all_seams(cls) -> tuple[Seam, ...]:
@@ -290,13 +295,22 @@ class ExecutorAdapter(ExecutorErrors):
     def _on_put(self, work_id: Any, *args: Any) -> None:
         """Stand in for ``_work_ids.put``: in the thread that submits."""
         item = self._pending.get(work_id)
-        if item is not None and not isinstance(item, Work):
-            self._pending[work_id] = Work(self, work_id, item, caller_site(_OWN_FILES, sys._getframe(1)))
-        type(self._work_ids).put(self._work_ids, work_id, *args)
+        if item is None or isinstance(item, Work):
+            self._work_ids.queue.append(work_id)
+            return
+        own = next(self._numbers)
+        self._pending[own] = Work(self, own, item, caller_site(_OWN_FILES, sys._getframe(1)))
+        self._pending.pop(work_id, None)
+        # In C, and not by ``put``, whose lock stays taken if a signal handler raises in the middle of it.
+        self._work_ids.queue.append(own)
 
     def may_host_start(self, owner: Any) -> bool:
         """Return whether the host may start workers now; `owner` is the executor or its manager thread."""
         return self.guard.broken is None
+
+    def note_wakeup(self, thread: Any, executor: Any) -> None:
+        """Have the exit of the interpreter wake the manager thread, as the host does behind its start."""
+        self.module._threads_wakeups.setdefault(thread, executor._executor_manager_thread_wakeup)
 
     def _lock_births(self, owner: Any) -> None:
         """Have no worker born while the world is stopped."""
@@ -341,9 +355,15 @@ class ExecutorAdapter(ExecutorErrors):
         # wait to be sent again are running, and cannot be cancelled.
         with work_ids.mutex:
             waiting = set(work_ids.queue)
-            for work_id, item in thread.pending_work_items.items():
-                if work_id not in waiting and isinstance(item, Work) and item.waits_again:
+            for work_id, item in list(thread.pending_work_items.items()):
+                if work_id in waiting:
+                    continue
+                if isinstance(item, Work) and item.waits_again:
                     work_ids.queue.append(work_id)
+                elif not (item.is_running if isinstance(item, Work) else work_id in self.older):
+                    # Its submission was interrupted: nobody has its future, and it would never be sent.
+                    thread.pending_work_items.pop(work_id, None)
+                    item.future.cancel()
 
     def wanted_workers(self, executor: Any) -> int:
         """Return how many workers there should be after one has left by itself. Manager thread."""

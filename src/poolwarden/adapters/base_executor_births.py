@@ -11,13 +11,12 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from ..core.complaints import complain
 from ..core.forking import no_telling
 from ..core.workers import Worker
 
 if TYPE_CHECKING:
     from .base_executor import ExecutorAdapter
-
-log = logging.getLogger("poolwarden")
 
 #: Seconds until the next try when a worker could not be started, and others live.
 BIRTH_RETRY: Final = 1.0
@@ -80,6 +79,7 @@ class Replacements:
             if not adapter.processes_by_pid:
                 guard.break_pool(f"no worker can be started: {error!r}")
                 return
-            log.warning("poolwarden: a worker of %s could not be started: %r", guard.name, error)
+            text = f"poolwarden: a worker of {guard.name} could not be started: {error!r}"
+            complain(text, level=logging.WARNING)
             self._gone.append(gone)
             guard.call_later(BIRTH_RETRY, adapter.nudge)

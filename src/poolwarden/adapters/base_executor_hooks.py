@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..core.memory import PoolMemory
     from .base_executor import ExecutorAdapter
 
+#: Seconds for a thread that was started to say so; it takes well under a millisecond.
+START_BOUND: Final = 1.0
 #: Marks our own messages in the result queue, and calls that do nothing.
 MAIL: Final = "poolwarden"
 
@@ -95,17 +97,31 @@ class Birth(Method):
 class Starter(Method):
     """``_start_executor_manager_thread``: the thread is hooked up before it runs."""
 
-    _patching: ClassVar[Any] = threading.Lock()
+    # Re-entrant: a signal handler may use another executor for the first time.
+    _patching: ClassVar[Any] = threading.RLock()
     _patched: ClassVar[tuple[Any, Any] | None] = None
 
     def __init__(self, adapter: ExecutorAdapter, executor: Any) -> None:
         super().__init__(adapter, executor, "_start_executor_manager_thread")
+        self._is_done = False
 
     def __call__(self) -> None:
         # At each submit.
+        if self._is_done:
+            return
         executor: Any = self._owner()
-        if executor is not None and executor._executor_manager_thread is None:
-            self._start()
+        if executor is not None:
+            if executor._executor_manager_thread is None:
+                self._start()
+            self._finish_start(executor._executor_manager_thread, executor)
+            self._is_done = True
+
+    def _finish_start(self, thread: Any, executor: Any) -> None:
+        """See to what is left of a start that was interrupted, by Ctrl-C say, at an earlier submission."""
+        # A thread that was begun says so itself, soon.
+        if not thread._started.wait(START_BOUND):
+            thread.start()
+        self.adapter.note_wakeup(thread, executor)
 
     def _start(self) -> None:
         module, adapter = self.adapter.module, self.adapter
@@ -131,7 +147,7 @@ class Starter(Method):
     @classmethod
     def forget(cls) -> None:
         """In a forked process: workers are forked inside of the call."""
-        cls._patching = threading.Lock()
+        cls._patching = threading.RLock()
         if cls._patched is not None:
             module, thread_class = cls._patched
             module._ExecutorManagerThread = thread_class

@@ -8,19 +8,17 @@ thread may post; the manager thread opens what arrives.
 from __future__ import annotations
 
 import itertools
-import logging
 import pickle
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..core.complaints import complain
 from ..core.mailbox import Mailbox
 from .base_executor_hooks import MAIL
 
 if TYPE_CHECKING:
     from .base_executor import ExecutorAdapter
-
-log = logging.getLogger("poolwarden")
 
 
 class ManagerMail:
@@ -33,7 +31,8 @@ class ManagerMail:
     def __init__(self, adapter: ExecutorAdapter, connection: Any) -> None:
         self._adapter = adapter
         self._mailbox = Mailbox(connection)
-        self._posting = threading.Lock()
+        # Re-entrant: a signal handler may post while it is held.
+        self._posting = threading.RLock()
         self._held: list[bytes] | None = []
         self._actions: dict[int, Callable[[], None]] = {}
         self._numbers = itertools.count(1)
@@ -88,12 +87,12 @@ class ManagerMail:
             self._actions.pop(number)()
         except Exception as error:
             # Without this thread nobody would ever be answered.
-            log.exception("poolwarden: internal error; the executor is given up")
+            complain("poolwarden: internal error; the executor is given up", error)
             self._adapter.guard.on_failure(error)
 
     def disown(self) -> None:
         """Write nothing any more, in a process that was forked."""
-        self._posting = threading.Lock()
+        self._posting = threading.RLock()
         self._mailbox.disown()
 
     def close(self) -> None:

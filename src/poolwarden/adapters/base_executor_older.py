@@ -53,6 +53,9 @@ class OlderTasks:
         """Note more items, of which some may have been sent without the guard."""
         self._work_ids.update(list(work_ids))
 
+    def __contains__(self, work_id: object) -> bool:
+        return work_id in self._work_ids
+
     def call_roll(self) -> None:
         """Let workers that are older than the guard join it before their first guarded task."""
         adapter, queue = self._adapter, self._adapter.queue.calls

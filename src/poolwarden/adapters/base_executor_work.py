@@ -11,11 +11,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import InvalidStateError
 from concurrent.futures._base import PENDING
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from ..core.complaints import complain
+from ..core.interruption import protect
 from ..core.naming import name_of
 from ..core.tickets import VERDICT, Ticket
 from ..worker import envelope
@@ -24,7 +28,7 @@ from .base_batch import Batch
 if TYPE_CHECKING:
     from .base_executor import ExecutorAdapter
 
-log = logging.getLogger("poolwarden")
+_host_log: Final = logging.getLogger("concurrent.futures")
 
 # What has become of a work item; decided under `ExecutorAdapter.settling`.
 OPEN: Final = 0
@@ -61,6 +65,8 @@ class Work:
         self._adapter = adapter
         self.work_id = work_id
         self.caller = item.future
+        protect(getattr(item.future, "_condition", None))
+        item.future._done_callbacks = _Callbacks(item.future._done_callbacks)
         self._func, self._args, self._kwds = item.fn, item.args, item.kwargs
         self._site = site
         self.is_running = False
@@ -185,11 +191,11 @@ class Work:
                     _cancel_running(self.caller)
                 else:
                     (self.caller.set_result if ok else self.caller.set_exception)(value)
-        except BaseException:
+        except BaseException as error:
             self._end_copied_thread()
             # The host logs exceptions of callbacks, but an exit in one would
             # end the manager thread.
-            log.exception("poolwarden: a callback of a future exited; results go on being delivered")
+            complain("poolwarden: a callback of a future exited; results go on being delivered", error)
         self._end_copied_thread()
 
     def _end_copied_thread(self) -> None:
@@ -211,7 +217,7 @@ class Work:
         # Source: asyncio.futures._chain_future, from 3.10 to 3.15; its callback knows the other future.
         return any(
             cell.cell_contents is future
-            for callback in list(self.caller._done_callbacks)
+            for callback in self.caller._done_callbacks[:]
             for cell in getattr(callback, "__closure__", None) or ()
         )
 
@@ -238,6 +244,33 @@ class Work:
         if self.ticket is not None:
             self._adapter.guard.cancel(self.ticket)
         return True
+
+
+class _Callbacks(list[Any]):
+    """Callbacks of a future; one that raises is logged as the host does, but by another thread.
+
+    The manager thread calls them, and a logging handler of the user's that
+    blocks or raises would block or end it.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(_Callback, super().__iter__())
+
+
+class _Callback:
+    def __init__(self, callback: Callable[[Any], object]) -> None:
+        self._callback = callback
+
+    def __call__(self, future: Any) -> None:
+        try:
+            self._callback(future)
+        except Exception as error:
+            complain(f"exception calling callback for {future!r}", error, logger=_host_log)
+        except BaseException as error:
+            if threading.current_thread() is threading.main_thread():
+                # The user cancels the future himself: it may be Ctrl-C.
+                raise
+            complain("poolwarden: a callback of a future exited; results go on being delivered", error)
 
 
 def _cancel_running(future: Any) -> None:

@@ -287,6 +287,8 @@ class BasePool(PoolAdapter):
         if hasattr(self, "_mailbox"):
             self._mailbox.close()
         self.guard.close()
+        if hasattr(self, "line") and not self.task_handler.is_alive():
+            self.line.let_go()
 
     # PoolAdapter.
 

@@ -12,13 +12,17 @@ import logging
 import pickle
 import signal
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing, verdicts
+from ..core.complaints import complain
 from ..core.farewell import Farewell
+from ..core.interruption import is_interruption
 from ..core.workers import Worker
 from .base_pool_feed import write_message
-from .base_pool_results import Barrier, Remains, fail_result
+from .base_pool_results import Barrier, Remains, end_result
+from .base_pool_unsubmitted import Unsubmitted
 
 if TYPE_CHECKING:
     from .base_pool import BasePool
@@ -46,6 +50,7 @@ class PoolEnd:
         self._stuck: set[Worker] = set()
         self._seeing_out = False
         self._began = False
+        self._unsubmitted = Unsubmitted(adapter)
 
     def came_before(self) -> bool:
         """Return whether the pool was terminated by somebody who had not met this guard."""
@@ -70,12 +75,15 @@ class PoolEnd:
         """See to it that the workers leave once `pool` is closed, or if it is already."""
         # Not ``close`` itself: whoever keeps the bound method keeps the pool.
         pool._change_notifier = _Notifier(pool._change_notifier, self)
+        # On the object, and weak: nothing here may keep the pool, nor make a cycle.
+        pool._worker_handler.join = _Join(pool)
         self.see_workers_out()
 
     @staticmethod
     def unhook(pool: Any) -> None:
         """Leave `pool` to itself when it is closed."""
         pool._change_notifier = pool._change_notifier.bare
+        del pool._worker_handler.join
 
     @property
     def has_result_thread(self) -> bool:
@@ -92,24 +100,36 @@ class PoolEnd:
 
     def _end_stuck_workers(self) -> None:
         guard = self._adapter.guard
-        if not self._adapter.worker_handler.is_alive():
+        if self._adapter.worker_handler.is_alive():
+            self._unsubmitted.look()
+        else:
             self._stuck = plumbing.end_stuck(guard.live_workers(), self._stuck)
         guard.call_later(TERM_BOUND, self._end_stuck_workers)
 
     def _terminate(self, *args: Any) -> None:
         self._began = True
         try:
-            self._put_down()
-        except Exception:
-            log.exception("poolwarden: could not end the workers; the pool tries by itself")
-        if not self._result_handler.is_alive():
-            # The pool asserts that nothing is left then.
-            self._fail_the_rest()
-        try:
-            self._bare(*args)
+            self._put_down_safely()
         finally:
-            self._fail_the_rest()
-            self._adapter.let_go()
+            try:
+                if not self._result_handler.is_alive():
+                    # The pool asserts that nothing is left then.
+                    self._fail_the_rest()
+                self._bare(*args)
+            finally:
+                self._fail_the_rest()
+                self._adapter.let_go()
+
+    def _put_down_safely(self) -> None:
+        try:
+            self._put_down()
+        except BaseException as error:
+            if isinstance(error, Exception) and not is_interruption(error):
+                complain("poolwarden: could not end the workers; the pool tries by itself", error)
+                return
+            # A signal handler's, in the middle. Nobody can terminate the pool a second time.
+            self._put_down()
+            raise
 
     def _put_down(self) -> None:
         """End the workers and free the pool's locks, which it would wait for without a bound."""
@@ -182,7 +202,8 @@ class PoolEnd:
             if isinstance(result, Remains):
                 continue
             info = next((ticket.info() for ticket in open_tickets if ticket.key[0] == result._job), None)
-            fail_result(result, verdicts.pool_broken("it was terminated before the task ended", task=info))
+            error = verdicts.pool_broken("it was terminated before the task ended", task=info)
+            end_result(result, error, adapter.quiet_cache)
 
 
 class _Notifier:
@@ -196,3 +217,27 @@ class _Notifier:
         """As the host's."""
         self.bare.put(item)
         self._end.see_workers_out()
+
+
+class _Join:
+    """Stands in for the ``join`` of the worker handler, which ``Pool.join`` waits for first.
+
+    Whoever was interrupted in ``close`` may have closed only half of the pool;
+    another ``close`` does nothing then, and the ``join`` behind it waited for ever.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = weakref.ref(pool)
+        self._handler = weakref.ref(pool._worker_handler)
+
+    def __call__(self, timeout: float | None = None) -> None:
+        """As the host's."""
+        pool, handler = self._pool(), self._handler()
+        if handler is None:
+            return
+        if pool is not None and pool._state != handler._state:
+            if handler._state == "RUN":
+                handler._state = pool._state
+            pool._change_notifier.put(None)
+        del pool
+        type(handler).join(handler, timeout)

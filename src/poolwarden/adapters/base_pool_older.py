@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing, verdicts
+from ..core.complaints import complain
 from ..core.diagnosis import Evidence, diagnose
 from ..core.watchdog import watchdog
 from ..core.workers import Worker
@@ -26,8 +27,6 @@ from .base_pool_results import Barrier, fail_result
 
 if TYPE_CHECKING:
     from .base_pool import BasePool
-
-log = logging.getLogger("poolwarden")
 
 #: Seconds between two looks, once a worker was lost, at whether others still run such tasks.
 _STEP: Final = 0.2
@@ -92,7 +91,8 @@ class OlderTasks:
             try:
                 task = self._adapter.loads(frame)
             except Exception:
-                log.warning("poolwarden: a task that was sent before guard() cannot be read and is lost")
+                text = "poolwarden: a task that was sent before guard() cannot be read and is lost"
+                complain(text, level=logging.WARNING)
                 continue
             if task is not None and task[2] is envelope.run:
                 found.add(-task[1])

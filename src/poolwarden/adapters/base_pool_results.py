@@ -7,19 +7,20 @@ thread, but for `fail_result`, which runs when that thread has ended.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
-import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, cast
 
+from ..core.complaints import complain
+from ..core.interruption import protect
+
 if TYPE_CHECKING:
     from ..core.guard import Guard
     from ..core.tickets import Ticket
-
-log = logging.getLogger("poolwarden")
 
 
 @functools.cache
@@ -39,6 +40,9 @@ def guarded_class(result_class: Any) -> Any:
         answer = _settle(self._poolwarden, self._cache, index, outcome)
         if answer is not None:
             ticket, ok, value = answer
+            if ticket.missing:
+                # The iterable of a ``map`` raised; the bare pool waits for ever for the chunks behind.
+                self._number_left -= ticket.missing
             if ticket.cancelled:
                 # Whatever came of it: that is what cancel() has promised.
                 ok, value = False, CancelledError()
@@ -131,10 +135,14 @@ def take_over(result: Any, guard: Guard, cache: QuietCache) -> None:
     """Make a result object understand guarded answers; twice is no error."""
     if hasattr(result, "_poolwarden"):
         return
-    result._poolwarden = guard
     result._cache = cache
-    result.__class__ = guarded_class(cast("Any", type(result)))
     _protect_callbacks(result)
+    protect(getattr(result, "_cond", None))
+    protect(getattr(getattr(result, "_event", None), "_cond", None))
+    result._poolwarden_chunks = getattr(result, "_number_left", None)
+    result.__class__ = guarded_class(cast("Any", type(result)))
+    # Last: who was interrupted before has not done it.
+    result._poolwarden = guard
 
 
 def _protect_callbacks(result: Any) -> None:
@@ -148,14 +156,24 @@ def _call_safely(callback: Callable[[Any], object], value: Any) -> None:
     pid = os.getpid()
     try:
         callback(value)
-    except BaseException:
+    except BaseException as error:
         if os.getpid() != pid:
             raise
         # In the bare pool this ends the result thread, and every task hangs.
-        log.exception("poolwarden: a callback of the pool raised; its results go on being delivered")
+        complain("poolwarden: a callback of the pool raised; its results go on being delivered", error)
     if os.getpid() != pid:
         # It has forked, and the copy would go on as the result thread, on the parent's pipe.
         raise SystemExit
+
+
+def end_result(result: Any, error: BaseException, cache: QuietCache) -> None:
+    """End a result object with an error, and have it out of the pool's table in any case."""
+    try:
+        fail_result(result, error)
+    except Exception:
+        # Its making was interrupted, so that nobody has it.
+        with contextlib.suppress(KeyError):
+            del cache[result._job]
 
 
 def fail_result(result: Any, error: BaseException) -> None:
@@ -164,9 +182,11 @@ def fail_result(result: Any, error: BaseException) -> None:
     if not hasattr(result, "_poolwarden"):
         _protect_callbacks(result)
     if hasattr(result, "_unsorted"):
-        index = result._index
+        index, length = result._index, result._length
         bare._set(result, index, (False, error))
-        result._set_length(index + 1)
+        if length != index + 1:
+            # Or it was all that was missing, and the result is out of the pool's table.
+            result._set_length(index + 1)
     else:
         if hasattr(result, "_number_left"):
             result._number_left = 1
@@ -193,7 +213,7 @@ class Barrier:
     def _set(self, index: int, outcome: object) -> None:
         try:
             self._reached()
-        except BaseException:
-            log.exception("poolwarden: internal error after a repair")
+        except BaseException as error:
+            complain("poolwarden: internal error after a repair", error)
         # Last: an empty cache lets a closed pool end.
         del self._cache[self.job]

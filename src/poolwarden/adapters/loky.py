@@ -28,9 +28,8 @@ from .base_executor import ExecutorAdapter
 from .base_executor_hooks import Method
 from .base_executor_work import Work
 
-#: Seconds for a worker to release the lock of the process table, which it holds
-#: for microseconds when it leaves for idleness. One that does not has died.
-RELEASE_BOUND: Final = 1.0
+#: Seconds for the manager thread to tell workers to leave.
+TELL_BOUND: Final = 1.0
 
 
 class LokyExecutor(ExecutorAdapter):
@@ -98,6 +97,10 @@ class LokyExecutor(ExecutorAdapter):
         super().take_thread(thread)
         if not isinstance(thread.processes_management_lock, _ProcessesLock):
             thread.processes_management_lock = _ProcessesLock(self, thread.processes_management_lock)
+
+    def note_wakeup(self, thread: Any, executor: Any) -> None:
+        wakeup = executor._executor_manager_thread_wakeup
+        self.module._threads_wakeups.setdefault(thread, (executor._shutdown_lock, wakeup))
 
     def as_host_error(self, error: BaseException) -> BaseException:
         error = super().as_host_error(error)
@@ -167,7 +170,18 @@ class LokyExecutor(ExecutorAdapter):
         return code == 0 or super().may_worker_leave(code)
 
     def dismiss(self, count: int) -> int:
-        """Tell `count` workers to leave, or as many as there is room for now; return how many."""
+        """Tell `count` workers to leave, or as many as there is room for now; return how many.
+
+        The manager thread does it, which alone may go through the gate.
+        """
+        answer: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.mail.call(lambda: answer.put(self._tell_to_leave(count)))
+        try:
+            return answer.get(timeout=TELL_BOUND)
+        except queue.Empty:
+            return 0
+
+    def _tell_to_leave(self, count: int) -> int:
         told = 0
         self.queue.gate.enter()
         try:
@@ -209,26 +223,21 @@ class LokyExecutor(ExecutorAdapter):
 
 
 class _ProcessesLock:
-    """The host's lock of its process table, as threads of this process take it.
+    """The lock of the host's process table, as threads of this process take it: the guard's own.
 
-    A worker takes it too and may die with it; then it is taken over. Always
-    behind the guard's own lock, so that what holds it is no thread of ours,
-    and births and repairs cannot wait for each other.
+    Not the host's. By that one only keeps its workers from leaving for idleness
+    while it counts them, and the guard replaces those that leave; but a worker
+    may die with it in its hand, and a signal handler that raises in the main
+    thread leaves it taken, since its ``__enter__`` is Python. Here ``with`` calls
+    methods of a lock that is C.
     """
 
     def __init__(self, adapter: LokyExecutor, lock: Any) -> None:
         self._births = adapter.guard.births
         self.bare = lock
 
-    def __enter__(self) -> None:
-        self._births.acquire()
-        self.bare.acquire(True, RELEASE_BOUND)
-
-    def __exit__(self, *_: object) -> None:
-        # The one it was taken from may have been alive after all.
-        with contextlib.suppress(ValueError):
-            self.bare.release()
-        self._births.release()
+    __enter__ = property(lambda self: self._births.__enter__)
+    __exit__ = property(lambda self: self._births.__exit__)
 
     def __reduce__(self) -> Any:
         # Workers get the host's.

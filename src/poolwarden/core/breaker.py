@@ -8,11 +8,11 @@ whatever thread starts workers.
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Final
 
 from ..records import WorkerExit
 from ..worker.ledger import READY, STARTING, UNBORN
+from .interruption import make_event
 from .mainmodule import why_no_import
 from .printed import type_raised
 
@@ -39,7 +39,7 @@ class Breaker:
         self._failed = 0
         self._killed = 0
         self._lost = 0
-        self._closing = threading.Event()
+        self._closing = make_event()
 
     def all_is_well(self) -> None:
         """Forget the deaths: a worker has finished a task."""

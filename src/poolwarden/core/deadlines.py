@@ -37,20 +37,16 @@ class Deadlines:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._next_look = float("inf")
         self._waiting: tuple[int, float] | None = None
 
     def expect(self, seconds: float) -> None:
         """Look at the records in `seconds` at the latest."""
-        when = time.monotonic() + seconds
-        if when < self._next_look:
-            self._next_look = when
-            watchdog().schedule(self._guard, when)
+        # Nothing is kept here of what is scheduled: whoever was interrupted between the one and the
+        # other left a pool whose timeouts never came.
+        watchdog().schedule(self._guard, time.monotonic() + seconds)
 
     def look(self) -> None:
         """Stop what is overdue and arrange for the next look."""
-        # Forgotten first: an `expect` that comes from now on is not lost.
-        self._next_look = float("inf")
         now = time.monotonic()
         overdue = []
         for worker, ticket, seen in self._running():
@@ -188,4 +184,3 @@ def dump_stacks(workers: Iterable[Worker]) -> dict[Worker, str | None]:
 
     wait_until(finished, STACK_BOUND)
     return {worker: worker.stack(start) for worker, start in before.items()}
-

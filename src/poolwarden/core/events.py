@@ -56,7 +56,8 @@ class Herald:
         self._track = track
         self._queue: queue.SimpleQueue[tuple[Event, Policy] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        # Re-entrant: a signal handler may come to tell while it is held.
+        self._lock = threading.RLock()
         self._complained = False
         self._closed = False
         self._shown = self._hidden = 0

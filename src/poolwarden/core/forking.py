@@ -9,6 +9,11 @@ deaths, with a handler that writes to a file (3.13).
 
 So a fork waits until nobody is telling, for `FORK_BOUND` seconds at most, since
 a callback may block. Parent; any thread.
+
+No lock: the thread that forks may be the user's, in which a signal handler may
+raise, or fork, at any moment; a lock that it left taken would be waited for by
+every fork from then on. Each side first says what it is about to do, and then
+looks at what the other has said.
 """
 
 from __future__ import annotations
@@ -16,16 +21,20 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Final
 
 #: Seconds that a fork waits. A handler takes well under a millisecond.
 FORK_BOUND: Final = 0.1
 
-_changed = threading.Condition()
+#: Seconds between two looks at what the other side has said.
+_STEP: Final = 0.0005
+
+# Threads, by number.
 _telling: list[int] = []
-_forking = 0
-# Threads that are in `no_telling`.
+_forking: list[int] = []
+# Those that are in `no_telling`.
 _quiet: list[int] = []
 
 
@@ -33,15 +42,17 @@ _quiet: list[int] = []
 def no_fork() -> Iterator[None]:
     """Keep this process from forking while the block runs, as far as that takes no longer than the bound."""
     me = threading.get_ident()
-    with _changed:
-        _changed.wait_for(lambda: not _forking, FORK_BOUND)
+    deadline = time.monotonic() + FORK_BOUND
+    _telling.append(me)
+    while any(other != me for other in list(_forking)) and time.monotonic() < deadline:
+        # Who forks waits for nobody who has not begun to tell.
+        _telling.remove(me)
+        time.sleep(_STEP)
         _telling.append(me)
     try:
         yield
     finally:
-        with _changed:
-            _telling.remove(me)
-            _changed.notify_all()
+        _telling.remove(me)
 
 
 @contextlib.contextmanager
@@ -54,29 +65,34 @@ def no_telling() -> Iterator[None]:
     ``join`` (3.10 and 3.11, one in a few hundred deaths under pytest).
     """
     me = threading.get_ident()
-    _quiet.append(me)
     try:
+        _quiet.append(me)
         _begin_fork()
         yield
     finally:
         _end_fork()
-        _quiet.remove(me)
+        _forget(_quiet, me)
 
 
 def _begin_fork() -> None:
-    global _forking
     me = threading.get_ident()
-    with _changed:
-        _forking += 1
-        # A callback may fork itself.
-        _changed.wait_for(lambda: all(other == me for other in _telling), FORK_BOUND)
+    # What an interrupted fork of this thread has left there.
+    _forget(_forking, me)
+    _forking.append(me)
+    deadline = time.monotonic() + FORK_BOUND
+    # A callback may fork itself.
+    while any(other != me for other in list(_telling)) and time.monotonic() < deadline:
+        time.sleep(_STEP)
 
 
 def _end_fork() -> None:
-    global _forking
-    with _changed:
-        _forking -= 1
-        _changed.notify_all()
+    _forget(_forking, threading.get_ident())
+
+
+def _forget(threads: list[int], thread: int) -> None:
+    while thread in threads:
+        # Only the thread itself takes its number out.
+        threads.remove(thread)
 
 
 def _before_fork() -> None:
@@ -90,11 +106,8 @@ def _after_fork() -> None:
 
 
 def _in_child() -> None:
-    global _changed, _forking
-    _changed = threading.Condition()
-    _telling.clear()
-    _quiet.clear()
-    _forking = 0
+    for threads in (_telling, _forking, _quiet):
+        threads.clear()
 
 
 if hasattr(os, "register_at_fork"):

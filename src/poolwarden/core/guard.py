@@ -122,10 +122,18 @@ class Guard:
     def sending(self, ticket: Ticket) -> None:
         """Note that a ticket's message is about to be written."""
         ticket.sent = True
+        self.offering(ticket)
+        watchdog().look_alive()
+
+    def offering(self, ticket: Ticket) -> None:
+        """Note that a ticket's message will be written soon, by who calls this or by another thread."""
         ticket.begun = False
         ticket.sendings += 1
         if ticket.timeout is not None:
             self.deadlines.expect(ticket.timeout)
+            if self.closed:
+                # By a signal handler, in the middle of a submission: nothing may keep a pool that has ended.
+                watchdog().forget(self)
         if not self.standstill.expected:
             self.standstill.expect()
 
@@ -310,7 +318,6 @@ class Guard:
         try:
             for worker in self.live_workers():
                 self.drop(worker)
-            self.standstill.forget()
             self._later.clear()
             # Once more: that death may have asked for something later.
             watchdog().forget(self)

@@ -5,7 +5,9 @@ The guard's own answers take the same way, so that a result that was sent
 before is always handled before, and nothing has to be locked.
 
 Any thread may post. Posting never blocks: what the pipe has no room for waits
-here, and the watchdog tries again.
+here, and the watchdog tries again. The watchdog also writes what the main
+thread posts: a signal handler may raise there, or post itself, in the middle of
+a write that must come to its end.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Mailbox:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._waiting: deque[bytes] = deque()
-        self._lock = threading.Lock()
+        # Re-entrant, for the main thread, which may be interrupted in `close`.
+        self._lock = threading.RLock()
         self._closed = False
         try:
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -50,7 +53,9 @@ class Mailbox:
     def post(self, message: bytes) -> None:
         """Write a message, now or as soon as there is room for it."""
         self._waiting.append(struct.pack("!i", len(message)) + message)
-        self.on_deadline()
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if not in_main_thread or not watchdog().schedule(self, time.monotonic()):
+            self.on_deadline()
 
     def on_deadline(self) -> None:
         """Write what is waiting, as far as there is room. Watchdog's thread, or `post`."""
@@ -88,7 +93,7 @@ class Mailbox:
     def disown(self) -> None:
         """Write nothing any more, in a process that was forked; the lock may be another thread's."""
         self._closed = True
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def close(self) -> None:
         """Drop what is waiting and release the descriptor."""
@@ -96,7 +101,7 @@ class Mailbox:
             self._closed = True
             self._connection = None
             self._waiting.clear()
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
         watchdog().forget(self)

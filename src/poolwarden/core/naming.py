@@ -16,6 +16,8 @@ from ..plaintext import shortened, visible
 #: File and line of a submission; behind them those of the library that made it for that line, if one did.
 Site = tuple[Any, ...]
 
+#: Wrappers that are looked through; they may go round in a circle.
+_WRAPPERS_MAX: Final = 100
 #: Frames that are looked at for the user's own.
 _DEPTH_MAX: Final = 200
 _FILES_MAX: Final = 1000
@@ -28,13 +30,29 @@ _installed: Final[dict[str, bool]] = {}
 
 def name_of(func: Any) -> str:
     """Return a function's qualified name with its module, looking through wrappers."""
-    if isinstance(func, str):
-        return func
-    while isinstance(func, (partial, Limited)):
-        func = func.func if isinstance(func, partial) else func.__wrapped__
-    name = getattr(func, "__qualname__", None) or type(func).__qualname__
-    module = getattr(func, "__module__", None) or type(func).__module__
-    return visible(shortened(f"{module}.{name}"))
+    # By its type, not its ``__class__``: asked for an attribute, some objects run code of the user's, and a
+    # lazy proxy outside of its context raises whatever it likes.
+    kind = type(func)
+    if kind is str:
+        return str(func)
+    for _ in range(_WRAPPERS_MAX):
+        if issubclass(kind, partial):
+            func = func.func
+        elif issubclass(kind, Limited):
+            func = func.__wrapped__
+        else:
+            break
+        kind = type(func)
+    name, module = _text_of(func, "__qualname__"), _text_of(func, "__module__")
+    return visible(shortened(f"{module or kind.__module__}.{name or kind.__qualname__}"))
+
+
+def _text_of(func: Any, name: str) -> str | None:
+    try:
+        text = getattr(func, name, None)
+    except BaseException:
+        return None
+    return text if type(text) is str else None
 
 
 def caller_site(own_files: tuple[str, ...], frame: Any) -> Site | None:

@@ -67,7 +67,7 @@ class OomWatch:
         self._cgroups = MemoryCgroups(root)
         self._log = KernelLog(root)
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._births: dict[int, str] = {}
         self._counts: dict[Path, _Count] = {}
         self._vmstat = Path(root) / "proc/vmstat"

@@ -21,6 +21,7 @@ from ..worker.ledger import INLINE_MAX
 from ..worker.memory import CALLED_OFF
 from ..worker.results import kept_results
 from . import verdicts
+from .interruption import is_interruption, make_event
 from .memory import PoolMemory
 from .naming import name_of, site_texts
 from .outcome import decode, in_its_place
@@ -63,10 +64,12 @@ class Ticket:
         Index of its (first) item in the caller's iterable.
     count : int
         How many items it holds.
+    missing : int
+        How many chunks of its call will never come.
     first : int
         The item that a worker has to begin with; earlier ones are finished.
-    sent : bool
-        True from just before its message is written until it is to be sent again.
+    written : list or None
+        What a thread of the user's has written of its message, while it does that itself.
     sendings : int
         How often its message was written.
     cancelled : bool
@@ -89,10 +92,12 @@ class Ticket:
 
     # Defaults in the class, so that a plain task's ticket costs six stores.
     count = 1
+    missing = 0
     data = b""
     first = 0
     site: tuple[Any, ...] | None = None
-    sent = False
+    written: list[int] | None = None
+    _sent = False
     sendings = 0
     cancelled = False
     begun = False
@@ -114,6 +119,16 @@ class Ticket:
         self.policy = policy
         self.base = base
         self.flags = flags
+
+    @property
+    def sent(self) -> bool:
+        """Whether its message may be on its way; False again once it is to be sent again."""
+        return self._sent or (bool(self.written) and self.written != [0])
+
+    @sent.setter
+    def sent(self, sent: bool) -> None:
+        self._sent = sent
+        self.written = None
 
     @property
     def timeout(self) -> float | None:
@@ -165,8 +180,9 @@ class Tickets:
         self._adapter = adapter
         self._numbers = itertools.count(1)
         # Set when it may be less.
-        self.relief = threading.Event()
-        self._weighing = threading.Lock()
+        self.relief = make_event()
+        # Re-entrant: a signal handler may come to submit while it is held.
+        self._weighing = threading.RLock()
         self._heavy_calls = self._bytes = 0
         # Outcomes that come in pieces, through the host's pipe.
         self._pieces: dict[int, bytearray] = {}
@@ -174,7 +190,15 @@ class Tickets:
         self._room: payload.Room | None = memory.calls
 
     def issue(
-        self, key: Any, func: Any, call: Any, policy: Policy, *, flags: int = 0, base: int | None = None
+        self,
+        key: Any,
+        func: Any,
+        call: Any,
+        policy: Policy,
+        *,
+        flags: int = 0,
+        base: int | None = None,
+        is_plain: bool = False,
     ) -> Ticket:
         """Pickle a call and return its open ticket.
 
@@ -193,6 +217,11 @@ class Tickets:
             here.
         base : int, optional
             Index of the (first) item.
+        is_plain : bool
+            Whether pickling it runs no code of the user's, in the main thread:
+            what a signal handler raises meanwhile is the caller's, and the ticket
+            is open only when `enter` is called, as late as may be: nobody answers
+            a ticket whose caller was interrupted. It takes no room in the memory.
 
         Returns
         -------
@@ -213,13 +242,21 @@ class Tickets:
             if ticket.timeout is not None:
                 ticket.flags |= envelope.TIMED
         try:
-            where, ticket.data = self._adapter.dumper.dump(call, self._room, ticket.number)
+            room = None if is_plain else self._room
+            where, ticket.data = self._adapter.dumper.dump(call, room, ticket.number)
             ticket.flags |= where
             self._weigh(ticket, 1)
-        except Exception as error:
+        except BaseException as error:
+            if not isinstance(error, Exception) or (is_plain and is_interruption(error)):
+                raise
             ticket.verdict = error
-        self.open[ticket.number] = ticket
+        if not is_plain:
+            self.enter(ticket)
         return ticket
+
+    def enter(self, ticket: Ticket) -> None:
+        """Have a ticket open: from now on it has to be answered."""
+        self.open[ticket.number] = ticket
 
     def settle(self, number: int, kind: int, data: bytes) -> tuple[Ticket, bool, Any] | None:
         """Close a ticket; return it and what its caller gets, None if it is closed already.

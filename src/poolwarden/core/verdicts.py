@@ -12,6 +12,7 @@ which Python shows above the error; `PoolWardenError` pickles that cause.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from typing import Literal, TypeVar
 
@@ -30,7 +31,7 @@ from . import advice
 from .exitstatus import describe
 from .printed import raised
 
-__all__ = ["chunk_fate", "payload", "pool_broken", "task_exit", "task_timeout", "worker_lost"]
+__all__ = ["chunk_fate", "never_sent", "payload", "pool_broken", "task_exit", "task_timeout", "worker_lost"]
 
 _Error = TypeVar("_Error", bound=PoolWardenError)
 
@@ -153,6 +154,17 @@ def task_exit(task: TaskInfo | None, description: str, traceback_text: str | Non
         f"Try: {advice.after_exit(description)}",
     )
     return _caused_by(TaskExitError(_text(lines), task=task, may_have_run=True), traceback_text)
+
+
+def never_sent(task: TaskInfo | None, error: BaseException) -> TaskExitError:
+    """Return the error for a task that was not sent: its iterable, or its pickling, raised no `Exception`."""
+    lines = (
+        f"{_capital(task_name(task))} was not sent: {type(error).__qualname__} was raised while it was made.",
+        "Evidence: the traceback, in __cause__.",
+        "Try: raise an ordinary exception in iterables and in __reduce__; sys.exit() there ends nothing.",
+    )
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return _caused_by(TaskExitError(_text(lines), task=task, may_have_run=False), text)
 
 
 def payload(

@@ -61,8 +61,10 @@ class Watchdog:
     def watch(self, fd: int, owner: Owner, token: Hashable) -> None:
         """Report to `owner` when `fd` (a pidfd or sentinel) becomes readable."""
         with self._lock:
-            self._watched[fd] = (owner, token)
+            # Before the entry, which the thread cannot see until the lock is free: who is interrupted
+            # between the two must not leave an entry that nobody looks at.
             self._wake()
+            self._watched[fd] = (owner, token)
 
     def owners(self) -> set[Owner]:
         """Return to whom processes are reported. Takes no lock: signal handlers may call it."""
@@ -77,16 +79,21 @@ class Watchdog:
             self._watched.pop(fd, None)
             self._end_if_idle()
 
-    def schedule(self, owner: Owner, when: float) -> None:
+    def schedule(self, owner: Owner, when: float) -> bool:
         """Call ``owner.on_deadline`` at `when` (``time.monotonic()``) or soon after.
 
-        An earlier time that is already set stays.
+        An earlier time that is already set stays. False if there is no thread to
+        call it, for now or, at the end of the interpreter, for good.
         """
+        if self._deadlines.get(owner, float("inf")) <= when:
+            return self._thread is not None
         with self._lock:
             if when < self._deadlines.get(owner, float("inf")):
-                self._deadlines[owner] = when
+                # As in `watch`.
                 if when < self._sleeps_until:
                     self._wake()
+                self._deadlines[owner] = when
+        return self._thread is not None
 
     def forget(self, owner: Owner) -> None:
         """Drop all that was asked for by `owner`."""
@@ -125,6 +132,12 @@ class Watchdog:
             if len(wait(watched, 0)) == len(watched):
                 thread.join(END_BOUND)
 
+    def look_alive(self) -> None:
+        """Start the thread if it is missing: who was to do that may have been interrupted."""
+        if self._thread is None and (self._watched or self._deadlines):
+            with self._lock:
+                self._wake()
+
     def is_current_thread(self) -> bool:
         """Return whether the caller runs in the watchdog's own thread."""
         return threading.current_thread() is self._thread
@@ -135,14 +148,16 @@ class Watchdog:
             return
         if threading.get_ident() in self._forking:
             return
-        self._thread = threading.Thread(target=self._run, name="poolwarden-watchdog", daemon=True)
+        thread = threading.Thread(target=self._run, name="poolwarden-watchdog", daemon=True)
         try:
-            self._thread.start()
-            # Behind its start: others join it, without the lock.
-            self._last = weakref.ref(self._thread)
+            thread.start()
         except RuntimeError:
             # The interpreter ends, and starts no more threads (3.12); nor can it start more workers.
-            self._thread = None
+            return
+        # Behind its start: others join it, without the lock. It may have been interrupted here, so
+        # that the thread says itself that it is there.
+        self._thread = thread
+        self._last = weakref.ref(thread)
 
     def _end_if_idle(self) -> None:
         if self._thread is not None and not self._watched and not self._deadlines:
@@ -150,12 +165,18 @@ class Watchdog:
 
     def _kick(self) -> None:
         if not self._kicked and not self.is_current_thread():
-            self._kicked = True
+            # In this order: if an exception came between, nobody would ever write again.
             self._writer.send_bytes(b"")
+            self._kicked = True
 
     def _run(self) -> None:
         while True:
             with self._lock:
+                if self._thread is None:
+                    self._thread = threading.current_thread()
+                elif not self.is_current_thread():
+                    # Another was started, by who did not learn of this one.
+                    return
                 if not self._watched and not self._deadlines:
                     self._thread = None
                     self._sleeps_until = float("inf")
@@ -225,10 +246,11 @@ _instance_lock = threading.RLock()
 def watchdog() -> Watchdog:
     """Return this process's watchdog, started at the first call."""
     global _instance
-    with _instance_lock:
-        if _instance is None:
-            _instance = Watchdog()
-        return _instance
+    if _instance is None:
+        with _instance_lock:
+            if _instance is None:
+                _instance = Watchdog()
+    return _instance
 
 
 def _reset() -> None:
