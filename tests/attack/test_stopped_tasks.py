@@ -110,7 +110,8 @@ class StoppedTasks(ContractBase):
         with pytest.raises(TaskTimeoutError):
             host.result(late)
 
-        assert notes.items() == {"7": 1}
+        # On a busy machine its time may be over before the first line of it has run.
+        assert notes.items() in ({}, {"7": 1})
         assert host.result(host.submit(pool, square, 3)) == 9
 
     def test_without_grace_what_asks_for_its_stack_ends_nothing_else(
@@ -123,7 +124,8 @@ class StoppedTasks(ContractBase):
             host.result(late)
 
         assert caught.value.exit.signal == "SIGKILL"
-        assert notes.items() == {"7": 1}
+        # On a busy machine its time may be over before the first line of it has run.
+        assert notes.items() in ({}, {"7": 1})
 
 
 class TestPool(StoppedTasks):

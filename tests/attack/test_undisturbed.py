@@ -104,7 +104,7 @@ class Undisturbed(ContractBase):
         for _ in range(2):
             for pid in host.worker_pids(pool):
                 if pid != busy:
-                    os.kill(pid, signal.SIGKILL)
+                    kill_if_there(pid)
                     eventually(lambda pid=pid: is_gone(pid), "killed")
             assert host.result(host.submit(pool, square, 3)) == 9
 

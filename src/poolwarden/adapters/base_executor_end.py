@@ -89,6 +89,8 @@ class ExecutorEnd:
         finally:
             self._wait_for_leavers()
             adapter.release.finish()
+            # Their process objects hold descriptors.
+            self._stuck = set()
             # Once more, now that the watchdog is out of it: the one of two
             # threads that loses the race to reap takes the worker for alive,
             # and its pipes would stay open until another process is started.

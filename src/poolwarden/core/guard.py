@@ -318,6 +318,7 @@ class Guard:
         try:
             for worker in self.live_workers():
                 self.drop(worker)
+            self.standstill.forget()
             self._later.clear()
             # Once more: that death may have asked for something later.
             watchdog().forget(self)

@@ -65,12 +65,16 @@ class Standstill:
         self._guard.call_later(STEP, self._look)
         self.expected = True
 
+    def forget(self) -> None:
+        """Forget the workers, whose process objects hold descriptors: nobody is looked after any more."""
+        self._stopped, self._stuck = {}, {}
+
     def _look(self) -> None:
         self.expected = False
         workers = [worker for worker in self._guard.live_workers() if not worker.has_ended()]
         waiting = self._oldest_waiting(workers)
         if waiting is None and not any(map(_is_being_born, workers)):
-            self._stopped, self._stuck = {}, {}
+            self.forget()
             return
         self.expect()
         others = [worker for worker in workers if worker.snapshot().phase not in (STARTING, RUNNING)]
