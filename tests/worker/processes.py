@@ -15,14 +15,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from poolwarden.core.memory import PoolMemory
 from tests.contract.waiting import DEADLINE
 
 FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 
 
 @contextmanager
-def running(target: Callable[..., Any], *args: Any) -> Iterator[Any]:
-    """Give a process that runs `target`; it is killed and reaped at the end."""
+def running(
+    target: Callable[..., Any],
+    *args: Any,
+    memory: PoolMemory | None = None,
+    later: PoolMemory | None = None,
+) -> Iterator[Any]:
+    """Give a process that runs `target`; it is killed and reaped at the end.
+
+    With `memory` it is started as a worker of the pool that has this memory, with
+    `later` as a worker of one that is guarded afterwards.
+    """
 
     def run() -> None:
         # The test runner's own, which would print the stacks of crashes that are meant.
@@ -30,6 +40,10 @@ def running(target: Callable[..., Any], *args: Any) -> Iterator[Any]:
         target(*args)
 
     process = FORK.Process(target=run)
+    if memory is not None:
+        memory.prepare(process)
+    if later is not None:
+        later.adopt(process)
     process.start()
     try:
         yield process
@@ -39,8 +53,11 @@ def running(target: Callable[..., Any], *args: Any) -> Iterator[Any]:
         process.close()
 
 
-def answer_of(target: Callable[..., Any], *args: Any) -> Any:
-    """Return what `target` returns in a process of its own; fail when it raises or dies."""
+def answer_of(target: Callable[..., Any], *args: Any, **memories: PoolMemory) -> Any:
+    """Return what `target` returns in a process of its own; fail when it raises or dies.
+
+    The memories are those of `running`.
+    """
     reader, writer = FORK.Pipe(duplex=False)
 
     def run() -> None:
@@ -50,7 +67,7 @@ def answer_of(target: Callable[..., Any], *args: Any) -> Any:
             answer = (False, traceback.format_exc())
         writer.send(answer)
 
-    with reader, writer, running(run) as process:
+    with reader, writer, running(run, **memories) as process:
         writer.close()
         assert reader.poll(DEADLINE), f"no answer within {DEADLINE:g} s"
         try:
@@ -62,9 +79,9 @@ def answer_of(target: Callable[..., Any], *args: Any) -> Any:
     return value
 
 
-def exit_code_of(target: Callable[..., Any], *args: Any) -> int | None:
-    """Return how a process ends that runs `target`."""
-    with running(target, *args) as process:
+def exit_code_of(target: Callable[..., Any], *args: Any, **memories: PoolMemory) -> int | None:
+    """Return how a process ends that runs `target`. The memories are those of `running`."""
+    with running(target, *args, **memories) as process:
         process.join(DEADLINE)
         return process.exitcode
 

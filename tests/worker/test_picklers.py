@@ -7,7 +7,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import pytest
 
-from poolwarden.worker.payload import Dumper
+from poolwarden.worker.payload import Dumper, Reader
 from poolwarden.worker.picklers import make_pickler, pickling_of
 
 
@@ -16,12 +16,12 @@ def dump_by_function(obj, file, reducers=None):
 
 
 @pytest.mark.parametrize("size", [10, 10_000, 1 << 20])
-def test_a_host_may_have_a_function_in_the_place_of_a_class(store, size):
+def test_a_host_may_have_a_function_in_the_place_of_a_class(memory, size):
     """It is given the reducers each time, and what it does may change at any time."""
     dumper = Dumper(make_pickler(dump_by_function, {"key": "reducer"}))
-    for offset in (0, -1):
-        where, data = dumper.dump(bytes(size), store, "c1", offset)
-        assert store.load(where, data, "c1") == (bytes(size), {"key": "reducer"})
+    for room in (memory.calls, None):
+        where, data = dumper.dump(bytes(size), room, 1)
+        assert Reader(memory.main.memory).load(where, data, 1) == (bytes(size), {"key": "reducer"})
     assert pickle.loads(dumper.dumps(1)) == (1, {"key": "reducer"})
 
 
