@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import re
 import signal
@@ -28,14 +27,12 @@ from poolwarden.worker.envelope import (
     UNSENDABLE,
     VALUE,
 )
-from poolwarden.worker.frames import read_frames
-from poolwarden.worker.ledger import INLINE_MAX, Record
+from poolwarden.worker.ledger import INLINE_MAX
 from poolwarden.worker.payload import Dumper
 from poolwarden.worker.picklers import make_pickler
+from poolwarden.worker.results import NoPipeError, kept_results
 from tests.contract.waiting import DEADLINE
-from tests.worker.members import member_of
-from tests.worker.places import PAGE, fill
-from tests.worker.processes import answer_of, running
+from tests.worker.processes import running
 
 #: Set by a test for the functions below, which pickle by name.
 hook = None
@@ -127,24 +124,28 @@ class Thing:
 
 
 @pytest.fixture
-def run(member):
+def run(member, memory):
     """Runs a call in this process as a worker does; gives back kind and content."""
 
     def run(function, *args, flags=0, first=0, ticket=5, data=None, **kwds):
         call = (function, args[0]) if flags & CHUNK else (function, args, kwds)
         where = 0
         if data is None:
-            where, data = member.dumper.dump(call, member.store, f"c{ticket}")
-        answer = envelope.run(member.folder, ticket, flags | where, data, first)
+            where, data = member.dumper.dump(call, memory.calls, ticket)
+        answer = envelope.run(member.pool, ticket, flags | where, data, first)
         number, kind, outcome = answer
         assert number == ticket
         assert member.record.outcome() == answer
         assert member.record.cells[ledger.PHASE] == ledger.DONE
         assert member.in_task is False
-        place = kind & (payload.FILE | payload.SLOT)
+        place = kind & payload.MEMORY
         assert len(outcome) <= INLINE_MAX
         kind -= place
-        return kind, None if kind == PARTS else member.store.load(place, outcome, f"r{ticket}")
+        if kind == PARTS:
+            return kind, None
+        if place:
+            return kind, payload.load(member.memory, outcome, ticket, pickle.loads)
+        return kind, pickle.loads(outcome)
 
     return run
 
@@ -168,23 +169,6 @@ def test_a_result(run):
     assert results(run(add, 2, b=3)) == 5
 
 
-@pytest.mark.parametrize(
-    ("size", "slot", "place"),
-    [
-        (10, 1, 0),
-        (INLINE_MAX, 0, payload.FILE),
-        (INLINE_MAX, 3, payload.SLOT),
-        (1 << 20, 3, payload.FILE),
-    ],
-)
-def test_a_result_goes_where_its_size_belongs(member, size, slot, place):
-    _, data = member.dumper.dump((bytes, (size,), {}), member.store, "c5")
-    _, kind, outcome = envelope.run(member.folder, 5, slot << payload.SLOT_SHIFT, data)
-    assert kind == VALUE | place
-    assert member.store.load(place, outcome, "r5") == bytes(size)
-    assert os.path.exists(f"{member.folder}/r5") == (place == payload.FILE)
-
-
 @pytest.mark.parametrize("value", [None, True, 7, 1 << 70, 2.5])
 def test_a_number_is_not_given_to_the_hosts_pickler(run, member, value):
     data = pickle.dumps((payload.itself, (value,), {}))
@@ -197,19 +181,6 @@ def test_a_number_is_not_given_to_the_hosts_pickler(run, member, value):
 def test_a_number_that_is_too_large_for_a_message_goes_where_its_size_belongs(run):
     value = 1 << (9 * INLINE_MAX)
     assert results(run(payload.itself, value)) == value
-
-
-def test_call_and_outcome_of_one_task_share_a_slot(member):
-    """The call stays as it was: it may have to be run again after the outcome was written."""
-    call = (add, (b"a" * 30_000,), {"b": b"b" * 30_000})
-    for slot in (1, 2):
-        where, data = member.dumper.dump(call, member.store, "c5", 2 * payload.SLOT_MAX * (slot - 1))
-        assert where == payload.SLOT
-        for _ in range(2):
-            flags = where | slot << payload.SLOT_SHIFT
-            _, kind, outcome = envelope.run(member.folder, 5, flags, data)
-            assert kind == VALUE | payload.SLOT
-            assert member.store.load(payload.SLOT, outcome, "") == b"a" * 30_000 + b"b" * 30_000
 
 
 def test_an_exception_comes_with_its_traceback_as_text(run):
@@ -304,12 +275,6 @@ def test_a_call_of_what_is_not_there(run, data, name):
     assert name in text
 
 
-def test_a_call_whose_file_is_gone(member):
-    _, kind, data = envelope.run(member.folder, 5, payload.FILE, b"")
-    assert kind == UNREADABLE
-    assert pickle.loads(data)[0] == "FileNotFoundError"
-
-
 @pytest.mark.parametrize(
     ("error", "description"),
     [
@@ -349,7 +314,7 @@ def soft_timeout(member):
 
 def test_a_soft_timeout_that_reaches_the_top_is_a_timeout(run, member, hooked):
     hooked(lambda: soft_timeout(member))
-    kind, (text, item) = run(call_hook)
+    kind, (text, item, _) = run(call_hook)
     assert (kind, item) == (TIMEOUT, 0)
     assert "in soft_timeout\n" in text
     assert member.soft_error is None
@@ -360,7 +325,7 @@ def test_a_soft_timeout_below_long_paths_still_shows_the_task(run, member, hooke
     names = {"soft_timeout": soft_timeout, "member": member}
     exec(compile(source, "/very" * 180 + "/long.py", "exec"), names)
     hooked(names["task_below_long_paths"])
-    _, (text, _) = run(call_hook)
+    _, (text, _, _) = run(call_hook)
     assert "in task_below_long_paths\n" in text
 
 
@@ -372,7 +337,7 @@ def test_a_soft_timeout_in_a_chunk_names_the_item_and_is_small(run, member, hook
             raise member.soft_error
 
     hooked(item)
-    kind, (text, number) = run(call_hook, (0, 1, 2, 3), flags=flags)
+    kind, (text, number, _) = run(call_hook, (0, 1, 2, 3), flags=flags)
     assert (kind, number) == (TIMEOUT, 2)
     assert text.rstrip().endswith("\N{SNOWMAN}")
 
@@ -479,55 +444,43 @@ def test_a_chunk_ends_with_the_first_exception(run, member, hooked, flags):
     assert member.record.cells[ledger.ITEM] == 1
 
 
-def chunk_file(member, ticket=5):
-    frames = read_frames(member.store, f"p{ticket}")
-    return {item: pickle.loads(data) for item, data in frames.items()}
+def kept(member, ticket=5):
+    """Return what the worker has kept of a chunk, as the parent reads it after a death."""
+    cells = member.record.cells
+    assert cells[ledger.KEEP_TICKET] == ticket
+    start, end = cells[ledger.KEEP_START], cells[ledger.KEEP_END]
+    found = kept_results(member.memory, start, end - start)
+    return {item: pickle.loads(data) for item, data in found.items()}
 
 
-def test_a_kept_chunk_has_every_result_in_its_file(run, member):
+def test_a_kept_chunk_has_every_result_where_the_parent_finds_it(run, member):
     assert run(str, (1, 2, 3), flags=CHUNK | KEEP) == (PARTS, None)
-    assert chunk_file(member) == {0: "1", 1: "2", 2: "3"}
+    assert kept(member) == {0: "1", 1: "2", 2: "3"}
 
 
 def test_a_kept_star_chunk(run, member):
     run(add, ((1, 1), (2, 2)), flags=CHUNK | STAR | KEEP)
-    assert chunk_file(member) == {0: 2, 1: 4}
+    assert kept(member) == {0: 2, 1: 4}
 
 
 def test_a_result_is_kept_before_the_next_item_begins(run, member, hooked):
     seen = []
-    hooked(lambda item: seen.append(sorted(chunk_file(member))))
+    hooked(lambda item: seen.append(sorted(kept(member))))
     run(call_hook, (0, 1, 2), flags=CHUNK | KEEP)
     assert seen == [[], [0], [0, 1]]
-
-
-@pytest.mark.parametrize("cut", [0, 1, 16, 20])
-def test_a_kept_chunk_goes_on_behind_a_last_frame_that_was_cut(run, member, hooked, cut):
-    """The first worker died while it wrote the result of item 2, or just before."""
-    path = f"{member.folder}/p5"
-    run(str, ("zero", "one", "two"), flags=CHUNK | KEEP)
-    whole = os.path.getsize(path)
-    last = 16 + len(member.dumper.dumps("two"))
-    os.truncate(path, whole - last + cut)
-    assert chunk_file(member) == {0: "zero", 1: "one"}  # the parent's look before it sends again
-
-    ran = []
-    hooked(lambda item: ran.append(item) or item.upper())
-    assert run(call_hook, ("zero", "one", "two", "three"), flags=CHUNK | KEEP, first=2) == (PARTS, None)
-    assert ran == ["two", "three"]
-    assert chunk_file(member) == {0: "zero", 1: "one", 2: "TWO", 3: "THREE"}
 
 
 def test_a_kept_chunk_that_has_nothing_left_to_run(run, member):
     assert run(fail, (1, 2), flags=CHUNK | KEEP, first=2) == (PARTS, None)
 
 
-def test_a_kept_chunk_keeps_what_came_before_a_result_that_cannot_be_pickled(run, member, hooked):
+def test_a_kept_chunk_fails_with_a_result_that_cannot_be_pickled(run, member, hooked):
     hooked(lambda item: Unpicklable() if item else "fine")
     kind, (why, _, _, _) = run(call_hook, (0, 1, 2), flags=CHUNK | KEEP)
     assert kind == UNSENDABLE
     assert "not this one" in why
-    assert chunk_file(member) == {0: "fine"}
+    # The chunk has failed as a whole, and gives its room back.
+    assert member.record.cells[ledger.RING_PUT] == 0
 
 
 def test_a_function_may_change_its_items(run):
@@ -579,17 +532,6 @@ def test_our_own_frames_are_not_in_the_traceback_of_an_exit_from_pickling(run, m
     assert kind == EXIT
     names = re.findall(r'File ".*", line \d+, in (\w+)', text)
     assert names == [*(["dump_by_function"] if host is dump_by_function else []), "__reduce__"]
-
-
-def test_our_own_frames_are_not_in_the_traceback_of_a_result_that_cannot_be_kept(small_place):
-    with member_of(small_place(16)) as member:
-        fill(member.folder, leave=1)
-        data = member.dumper.dumps((bytes, (3 * PAGE,)))
-        kind, outcome = envelope.run(member.folder, 5, CHUNK | KEEP, data)[1:]
-    name, text, _ = pickle.loads(outcome)
-    assert (kind, name) == (ERROR, "builtins.OSError")
-    assert "No space left" in text
-    assert "File" not in text
 
 
 # -- what the record says -------------------------------------------------------------------------
@@ -681,83 +623,78 @@ def test_nothing_of_the_task_is_kept_when_it_has_ended(run, hooked, function):
 # -- joining, leaving -----------------------------------------------------------------------------
 
 
-def test_without_a_folder_nothing_runs_and_the_task_says_why(tmp_path, hooked):
-    ran = []
-    hooked(lambda: ran.append(1))
-    answer = envelope.run(str(tmp_path / "gone"), 5, 0, pickle.dumps((call_hook, (), {})))
-    assert answer[:2] == (5, ERROR)
-    name, _, pickled = pickle.loads(answer[2])
-    assert name == "OSError"
-    assert type(pickle.loads(pickled)) is FileNotFoundError
-    assert ran == []
-
-
-def test_a_roll_call_of_a_folder_that_is_gone_is_no_error(tmp_path):
-    envelope.roll_call(str(tmp_path / "gone"))
-
-
-def test_a_roll_call_joins(folder):
-    def join():
-        envelope.roll_call(folder)
-        return os.getpid()
-
-    pid = answer_of(join)
-    assert os.path.exists(f"{folder}/{pid}")
-
-
-def test_on_a_place_without_room_a_kept_chunk_fails_with_that_error(small_place):
-    place = small_place(16)
-    with member_of(place) as member:
-        call = member.dumper.dumps((bytes, (10, 1 << 20)))
-        fill(place, leave=1)
-        _, kind, data = envelope.run(place, 5, CHUNK | KEEP, call)
-        assert kind == ERROR
-        assert "No space left" in pickle.loads(data)[1]
-        assert set(chunk_file(member)) == {0}
-
-
-@pytest.mark.parametrize(
-    ("call", "kind"),
-    [
-        pytest.param((str, Hostile(ValueError("x" * 10_000))), UNREADABLE, id="call"),
-        pytest.param((fail, SystemExit("x" * 10_000)), EXIT, id="exit"),
-        pytest.param((fail, ValueError("x" * 10_000)), ERROR, id="error"),
-        pytest.param((make_and_raise, UnpicklableError, "x" * 10_000), UNSENDABLE, id="unpicklable"),
-    ],
-)
-def test_an_outcome_for_which_there_is_no_room_says_so(small_place, call, kind):
-    place = small_place(16)
-    with member_of(place) as member:
-        data = member.dumper.dumps((call[0], call[1:], {}))
-        assert len(data) > INLINE_MAX
-        fill(place)
-        _, found, outcome = envelope.run(place, 5, 0, data)
-        assert found == kind
-        assert "No space left" in pickle.loads(outcome)[1]
-
-
-def test_with_the_first_place_full_a_kept_chunk_goes_on_in_the_second(small_place, tmp_path):
-    place = small_place(64)
-    (tmp_path / "spare").mkdir()
-    os.symlink(tmp_path / "spare", f"{place}/spill")
-    with member_of(place) as member:
-        fill(place, leave=1)
-        call = member.dumper.dumps((bytes, (10, 1 << 20)))
-        assert envelope.run(place, 5, CHUNK | KEEP, call)[1] == PARTS
-
-
-def test_a_worker_told_to_retire_leaves_after_its_task_with_the_outcome_stored(folder):
+def test_a_worker_told_to_retire_leaves_after_its_task_with_the_outcome_stored(memory):
     def work():
-        member = envelope.join(folder)
-        member.record.cells[ledger.RETIRE] = 1
-        envelope.run(folder, 5, 0, pickle.dumps((add, (1,), {"b": 2})))
+        member = envelope.join(memory.name)
+        member.record.cells[ledger.RETIRE] = ledger.LEAVE
+        envelope.run(memory.name, 5, 0, pickle.dumps((add, (1,), {"b": 2})))
         signal.pause()
 
-    with running(work) as worker:
+    with running(work, memory=memory) as worker:
         worker.join(DEADLINE)
         assert worker.exitcode == 0
-        record = Record(f"{folder}/{worker.pid}")
+        record = memory.place_of(worker).record
     assert record.cells[ledger.PHASE] == ledger.LEFT
     number, kind, data = record.outcome()
     assert (number, kind, pickle.loads(data)) == (5, VALUE, 3)
-    record.close()
+
+
+
+# -- what finds no room ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [INLINE_MAX, 1 << 20])
+def test_a_result_that_finds_no_room_is_sent_in_pieces(member, size):
+    member.record.cells[ledger.RING_LIMIT] = 0
+    data = pickle.dumps((bytes, (size,), {}))
+    _, kind, outcome = envelope.run(member.pool, 5, 0, data)
+    assert kind == VALUE | payload.PIECES
+    [(what, ticket, sent)] = member._pipe.told
+    assert (what, ticket, pickle.loads(sent)) == ("pieces", 5, bytes(size))
+    assert int.from_bytes(outcome, "little") == len(sent)
+
+
+def test_kept_results_that_find_no_room_are_told(member):
+    member.record.cells[ledger.RING_LIMIT] = 0
+    data = pickle.dumps((str, ("zero", "one")))
+    assert envelope.run(member.pool, 5, CHUNK | KEEP, data)[1] == PARTS
+    told = [(what, item, pickle.loads(result)) for what, _, item, result in member._pipe.told]
+    assert told == [(payload.KEPT, 0, "zero"), (payload.KEPT, 1, "one")]
+
+
+def test_a_worker_without_memory_tells_of_each_task_before_it_begins(member, hooked):
+    member.memory = member.ring = None
+    hooked(lambda: member._pipe.told[:])
+    _, kind, outcome = envelope.run(member.pool, 5, 0, pickle.dumps((call_hook, (), {})))
+    assert (kind, pickle.loads(outcome)) == (VALUE, [(payload.BEGAN, member.identity, 5)])
+
+
+def test_without_a_pipe_it_does_not_begin(member, hooked):
+    class NoPipe:
+        def tell(self, *_):
+            raise NoPipeError("none is known")
+
+    ran = []
+    hooked(lambda: ran.append(1))
+    member.memory = member.ring = None
+    member._pipe = NoPipe()
+    _, kind, outcome = envelope.run(member.pool, 5, 0, pickle.dumps((call_hook, (), {})))
+    assert (kind, ran) == (ERROR, [])
+    assert "none is known" in str(pickle.loads(pickle.loads(outcome)[2]))
+
+
+def test_a_call_in_memory_that_is_another_tasks_is_not_run(member, memory):
+    where, data = member.dumper.dump((add, (b"a" * 9_000, b"b"), {}), memory.calls, 4)
+    _, kind, outcome = envelope.run(member.pool, 5, where, data)
+    assert kind == UNREADABLE
+    assert pickle.loads(outcome)[0] == "MismatchError"
+
+
+def test_an_interrupted_task_gives_its_room_back(member, monkeypatch):
+    def put_and_interrupt(*_):
+        member.ring.put(5, [b"x" * 9_000], 9_000)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(envelope, "_execute", put_and_interrupt)
+    assert envelope.run(member.pool, 5, 0, b"")[1] == EXIT
+    assert member.record.cells[ledger.RING_PUT] == 0

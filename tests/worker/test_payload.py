@@ -147,7 +147,7 @@ def test_what_finds_no_room_is_given_back_whole(reader, dumper, room, size):
 
 
 def test_what_says_where_a_payload_lies_tells_its_size(memory, dumper):
-    where, data = dumper.dump(sized(dumper, 1 << 17), memory.calls, 1)
+    _, data = dumper.dump(sized(dumper, 1 << 17), memory.calls, 1)
     start, size = PLACE.unpack(data)
     assert size == 1 << 17
     with memory.main.memory.view(start, HEAD.size) as head:
@@ -344,7 +344,8 @@ def test_a_reducer_registered_in_the_middle_of_a_dump_counts_from_then_on(memory
 @pytest.mark.parametrize("size", [10, 10_000, 1 << 20])
 def test_an_object_may_dump_with_the_same_dumper_while_it_is_dumped(memory, reader, dumper, size):
     inside = []
-    outer = [bytes(size), Calling(lambda: inside.append(dumper.dump(b"i" * size, memory.calls, 2))), bytes(size)]
+    within = Calling(lambda: inside.append(dumper.dump(b"i" * size, memory.calls, 2)))
+    outer = [bytes(size), within, bytes(size)]
     for _ in range(2):
         where, data = dumper.dump(outer, memory.calls, 1)
         assert reader.load(where, data, 1) == [bytes(size), "called", bytes(size)]
