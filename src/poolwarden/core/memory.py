@@ -344,6 +344,10 @@ class PoolMemory:
 
     def close(self) -> None:
         """Let go of it; who has it mapped keeps it."""
+        for place in list(self._places.values()):
+            # Whoever still looks at it may keep it mapped for a while.
+            with contextlib.suppress(BufferError):
+                place.record.close()
         self._places.clear()
         for part in self._parts:
             part.close()
