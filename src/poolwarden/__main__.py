@@ -122,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
     program = options.program[is_module:]
     if not program:
         options.parser.error("a script, or -m and a module, is missing")
-    given = {name: value for name in PARSERS if (value := getattr(options, name)) is not None}
+    given = {name: value for name in PARSERS if (value := getattr(options, name, None)) is not None}
     inherited: dict[str, Any] | None = None
     with contextlib.suppress(ValueError):  # it was told at start-up, or is replaced here
         inherited = read(os.environ.get("POOLWARDEN", ""))

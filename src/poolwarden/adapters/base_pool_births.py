@@ -18,6 +18,7 @@ from ..core.forking import no_telling
 from ..core.seams import Patch
 from ..policy import Policy
 from ..worker.member import birth
+from .base_pool_polls import settle_pids
 
 if TYPE_CHECKING:
     from .base_pool import BasePool
@@ -43,6 +44,8 @@ class Births:
         self.workers = workers
         self._adapter = adapter
         self._failures = 0
+        #: Of code outside that looks at this pool's pids.
+        self.pids: Patch | None = None
         # Those that were born before the pool's own threads could be watched.
         self._early: list[Any] | None = []
         adapter.patches.watch(self)
@@ -152,11 +155,14 @@ class PoolPatches:
         """Pass a pool's births on to `births`."""
         self._watched[id(births.workers)] = births
         self._births.take()
+        births.pids = settle_pids()
 
     def forget(self, births: Births) -> None:
         """Leave a pool's births alone."""
         if self._watched.pop(id(births.workers), None) is not None:
             self._births.drop()
+            if births.pids is not None:
+                births.pids.drop()
 
     def install(self, policy: Policy) -> None:
         """Guard pools from their birth; a second time changes the policy."""

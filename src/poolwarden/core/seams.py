@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -113,13 +114,13 @@ def check(seams: tuple[Seam, ...], host: str) -> None:
 
 @dataclass
 class Patch:
-    """Wraps one method of a class while anybody needs it.
+    """Wraps one method of a class, or function of a module, while anybody needs it.
 
     `take` and `drop` count; the first applies it and the last puts the very
     object back that was there.
     """
 
-    owner: type
+    owner: type | ModuleType
     name: str
     wrapper: Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
     _users: int = 0
