@@ -154,10 +154,10 @@ class Descriptors(ContractBase):
             assert said.read_text() == "right"
 
     def test_no_descriptor_is_left_while_a_worker_dies(self, host: PoolBinding, make_pool: Pools) -> None:
-        pool = make_pool(2, timeout=20)
+        pool = make_pool(2, timeout=8)
         host.idle_pids(pool)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        handle = host.submit(pool, limits(hang(), timeout=19))
+        handle = host.submit(pool, limits(hang(), timeout=6))
         taken: list[int] = []
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))

@@ -112,11 +112,10 @@ def test_a_host_that_is_not_installed_changes_nothing(monkeypatch):
 
 @pytest.mark.parametrize("error", [RuntimeError("broken here"), SystemExit(3)], ids=repr)
 def test_a_host_that_cannot_be_imported_is_shown(monkeypatch, error):
-    class Broken(Host):
-        def load(self):
-            raise error
+    def load():
+        raise error
 
-    monkeypatch.setattr(doctor_checks, "HOSTS", (Broken("multiprocessing.pool", "", "a broken host"),))
+    monkeypatch.setattr(doctor_checks, "HOSTS", (Host("multiprocessing.pool", load, "a broken host"),))
     stream = io.StringIO()
     monkeypatch.setattr(doctor_checks, "_starts", lambda: True)
     assert doctor.run(stream) == 1
