@@ -29,7 +29,7 @@ APART = (
     "activation.pytest_plugin",
     "activation.pytest_guard",
 )
-#: Where a computed name is that of somebody else's module, which its user has imported.
+#: Where a computed name is of a module that its user has imported, or one that is there anyhow.
 COMPUTED = {
     "errors",
     "worker.member",
@@ -37,6 +37,8 @@ COMPUTED = {
     "worker.picklers",
     "adapters.base_pool",
     "adapters.loky",
+    "worker.memory",
+    "core.preload",
 }
 
 
