@@ -25,11 +25,12 @@ BELOW: dict[str, set[str]] = {
     "records": set(),
     "errors": {"records", "plaintext"},
     "limited": set(),
+    "clock": set(),
     "testing": set(),
     "policy": {"errors", "records", "limited", "options"},
-    "worker": {"errors", "records", "limited"},
-    "report": {"errors", "records", "__init__", "plaintext"},
-    "core": {"worker", "policy", "report", "errors", "records", "limited", "plaintext"},
+    "worker": {"errors", "records", "limited", "clock"},
+    "report": {"errors", "records", "__init__", "plaintext", "clock"},
+    "core": {"worker", "policy", "report", "errors", "records", "limited", "plaintext", "clock"},
 }
 BELOW["adapters"] = BELOW["core"] | {"core"}
 BELOW["activation"] = BELOW["adapters"] | {"adapters", "on_import", "options", "plaintext"}
@@ -37,7 +38,7 @@ BELOW["cli"] = BELOW["activation"] | {"activation", "testing"}
 BELOW["__main__"] = BELOW["cli"] | {"cli"}
 
 #: Hosts are named, and imported, by adapters and by what finds adapters.
-HOST_FREE = ("worker", "core", "policy", "records", "limited", "report")
+HOST_FREE = ("worker", "core", "policy", "records", "limited", "clock", "report")
 HOSTS = {"multiprocessing.pool", "concurrent.futures.process", "loky", "joblib", "multiprocess"}
 
 #: What several adapters share, beside `base`.
@@ -165,13 +166,13 @@ def test_importing_the_faults_is_cheap() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [module_name(path) for path in sources() if part_of(module_name(path)) in ("worker", "limited")],
+    [module_name(path) for path in sources() if part_of(module_name(path)) in ("worker", "limited", "clock")],
 )
 def test_what_a_worker_imports_is_cheap(module: str) -> None:
     found = imported_by(f"import poolwarden.{module}")
     assert not found & COSTLY
     parts = {part_of(name.removeprefix("poolwarden.")) for name in found if name.startswith("poolwarden.")}
-    assert parts <= {"worker", "limited", "on_import"}
+    assert parts <= {"worker", "limited", "clock", "on_import"}
 
 
 def test_a_real_worker_has_imported_nothing_costly() -> None:
@@ -199,4 +200,4 @@ def test_a_real_worker_has_imported_nothing_costly() -> None:
     assert not found & COSTLY
     assert "poolwarden.worker.frames" not in found  # only chunks whose items are kept take it
     parts = {part_of(name.removeprefix("poolwarden.")) for name in found if name.startswith("poolwarden.")}
-    assert parts <= {"worker", "limited", "on_import"}
+    assert parts <= {"worker", "limited", "clock", "on_import"}

@@ -110,7 +110,8 @@ class Event:
     kind : str
         One of `EVENT_KINDS`.
     time : float
-        When it was noticed, in seconds since the epoch (`time.time`).
+        When it was noticed, in seconds since the epoch, by the system's clock:
+        what stands in for `time.time` (freezegun) does not change it.
     pool : str
         Name of the pool.
     pid : int or None

@@ -1,0 +1,1 @@
+"""What was found by attacking from the sides: one file for each kind of fault."""

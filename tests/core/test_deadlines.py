@@ -35,11 +35,11 @@ class FakeTime:
     """Stands still; `sleep` is a real one."""
 
     def __init__(self):
-        self.now = 1000.0
+        self.time = 1000.0
         self.sleep = time.sleep
 
-    def monotonic(self):
-        return self.now
+    def now(self):
+        return self.time
 
 
 class FakeWorker:
@@ -100,7 +100,7 @@ class FakeGuard:
 @pytest.fixture
 def clock(monkeypatch):
     clock = FakeTime()
-    monkeypatch.setattr(deadlines_module, "time", clock)
+    monkeypatch.setattr(deadlines_module, "clock", clock)
     return clock
 
 
@@ -145,7 +145,7 @@ def run(guard, clock):
         policy = Policy(timeout=timeout, grace=grace)
         ticket = guard.tickets.open[number] = Ticket(number, "key", "f", policy, None, 0)
         ticket.sent = True
-        worker = FakeWorker(number, **{"started": int(clock.now * 1e9)} | record)
+        worker = FakeWorker(number, **{"started": int(clock.time * 1e9)} | record)
         guard.workers.append(worker)
         return worker
 
@@ -174,7 +174,7 @@ def test_nothing_is_asked_for_without_a_limit(deadlines, run, scheduled):
 
 def test_a_task_in_time_is_looked_at_when_its_time_is_over(deadlines, run, clock, scheduled):
     worker = run(1, timeout=3.0)
-    clock.now += 1
+    clock.time += 1
     deadlines.look()
     assert next_look(scheduled) == 1003.0
     assert worker.signals == []
@@ -183,7 +183,7 @@ def test_a_task_in_time_is_looked_at_when_its_time_is_over(deadlines, run, clock
 
 def test_a_task_out_of_time_is_killed_with_its_stack(deadlines, run, clock, stacks):
     worker = run(7, timeout=3.0)
-    clock.now += 3
+    clock.time += 3
     deadlines.look()
     assert worker.signals == KILL
     assert worker.killed == Kill("timeout", 7, "stack of 7")
@@ -192,7 +192,7 @@ def test_a_task_out_of_time_is_killed_with_its_stack(deadlines, run, clock, stac
 
 def test_a_worker_that_cannot_write_its_stack_is_not_asked_to(deadlines, run, clock, stacks):
     worker = run(7, armed=ARMED_SOFT)
-    clock.now += 3
+    clock.time += 3
     deadlines.look()
     assert worker.killed == Kill("timeout", 7, None)
     assert stacks == []
@@ -200,9 +200,9 @@ def test_a_worker_that_cannot_write_its_stack_is_not_asked_to(deadlines, run, cl
 
 def test_a_worker_that_is_slow_to_end_is_killed_once(deadlines, run, clock, stacks):
     worker = run(7)
-    clock.now += 3
+    clock.time += 3
     deadlines.look()
-    clock.now += 1
+    clock.time += 1
     deadlines.look()
     assert worker.signals == KILL
     assert worker.killed.stack == "stack of 7"
@@ -211,14 +211,14 @@ def test_a_worker_that_is_slow_to_end_is_killed_once(deadlines, run, clock, stac
 @pytest.mark.parametrize("phase", [UNBORN, STARTING, READY, DONE, LEFT])
 def test_only_a_running_task_has_a_time(deadlines, run, clock, phase):
     worker = run(1, phase=phase)
-    clock.now += 100
+    clock.time += 100
     deadlines.look()
     assert worker.signals == []
 
 
 def test_a_task_that_was_answered_has_none(deadlines, guard, run, clock, scheduled):
     worker = run(1)
-    clock.now += 100
+    clock.time += 100
     del guard.tickets.open[1]
     deadlines.look()
     assert worker.signals == []
@@ -227,20 +227,20 @@ def test_a_task_that_was_answered_has_none(deadlines, guard, run, clock, schedul
 
 def test_an_item_has_the_time_of_a_task(deadlines, run, clock, scheduled):
     worker = run(1, timeout=3.0)
-    clock.now += 2
-    worker.moves_on(item=1, started=int(clock.now * 1e9))
-    clock.now += 2
+    clock.time += 2
+    worker.moves_on(item=1, started=int(clock.time * 1e9))
+    clock.time += 2
     deadlines.look()
     assert worker.signals == []
     assert next_look(scheduled) == 1005.0
-    clock.now += 1
+    clock.time += 1
     deadlines.look()
     assert worker.signals == KILL
 
 
 def test_each_task_has_its_own_limit(deadlines, run, clock, scheduled):
     short, long, none = run(1, timeout=1.0), run(2, timeout=50.0), run(3, timeout=None)
-    clock.now += 10
+    clock.time += 10
     deadlines.look()
     assert short.signals == KILL
     assert long.signals == none.signals == []
@@ -259,7 +259,7 @@ def test_a_task_that_ends_just_in_time_is_not_killed_and_nor_is_the_next(deadlin
     """The record is read once more when the worker cannot move any further."""
     worker = run(1)
     worker.on_stop = lambda worker: worker.moves_on(**record)
-    clock.now += 3
+    clock.time += 3
     deadlines.look()
     assert worker.killed is None
     assert worker.signals == [signal.SIGSTOP, signal.SIGCONT]
@@ -268,7 +268,7 @@ def test_a_task_that_ends_just_in_time_is_not_killed_and_nor_is_the_next(deadlin
 def test_one_that_moves_on_does_not_save_another(deadlines, run, clock):
     moving, hanging = run(1), run(2)
     moving.on_stop = lambda worker: worker.moves_on(item=1)
-    clock.now += 3
+    clock.time += 3
     deadlines.look()
     assert moving.signals == [signal.SIGSTOP, signal.SIGCONT]
     assert hanging.signals == KILL
@@ -277,7 +277,7 @@ def test_one_that_moves_on_does_not_save_another(deadlines, run, clock):
 def test_a_worker_that_somebody_has_stopped_is_killed_all_the_same(deadlines, run, clock):
     worker = run(1)
     worker.signals.append(signal.SIGSTOP)
-    clock.now += 3
+    clock.time += 3
     deadlines.look()
     assert worker.signals == KILL
 
@@ -287,18 +287,18 @@ def test_a_worker_that_somebody_has_stopped_is_killed_all_the_same(deadlines, ru
 
 def test_with_grace_a_task_is_asked_first_and_killed_then(deadlines, run, clock, scheduled):
     worker = run(7, timeout=3.0, grace=2.0, item=4)
-    clock.now = 1003.0
+    clock.time = 1003.0
     deadlines.look()
     assert worker.signals == [SOFT_SIGNAL]
     assert worker.cells == {"SOFT_ITEM": 4, "SOFT_TICKET": 8}
     assert list(worker.cells) == ["SOFT_ITEM", "SOFT_TICKET"]  # in this order
     assert worker.killed is None
     assert next_look(scheduled) <= 1005.0
-    clock.now = 1004.9
+    clock.time = 1004.9
     deadlines.look()
     assert worker.signals == [SOFT_SIGNAL]
     assert next_look(scheduled) == pytest.approx(1005.0)
-    clock.now = 1005.0
+    clock.time = 1005.0
     deadlines.look()
     assert worker.signals == [SOFT_SIGNAL, *KILL]
     assert worker.killed == Kill("timeout", 7, "stack of 7")
@@ -306,17 +306,17 @@ def test_with_grace_a_task_is_asked_first_and_killed_then(deadlines, run, clock,
 
 def test_a_task_that_listens_is_not_killed_and_the_next_item_is_asked_anew(deadlines, run, clock):
     worker = run(7, timeout=3.0, grace=2.0)
-    clock.now = 1003.0
+    clock.time = 1003.0
     deadlines.look()
     worker.moves_on(item=1, started=int(1003.5 * 1e9))
-    clock.now = 1005.5
+    clock.time = 1005.5
     deadlines.look()
     assert worker.signals == [SOFT_SIGNAL]
-    clock.now = 1006.5
+    clock.time = 1006.5
     deadlines.look()
     assert worker.signals == [SOFT_SIGNAL] * 2
     assert worker.cells["SOFT_ITEM"] == 1
-    clock.now = 1008.5
+    clock.time = 1008.5
     deadlines.look()
     assert worker.signals == [SOFT_SIGNAL, SOFT_SIGNAL, *KILL]
 
@@ -324,7 +324,7 @@ def test_a_task_that_listens_is_not_killed_and_the_next_item_is_asked_anew(deadl
 def test_a_worker_that_cannot_be_asked_is_killed_at_once(deadlines, run, clock):
     """An unexpected real-time signal would end it, and be called a loss."""
     worker = run(7, grace=2.0, armed=ARMED_STACK)
-    clock.now += 3
+    clock.time += 3
     deadlines.look()
     assert worker.signals == KILL
 
@@ -346,7 +346,7 @@ def test_one_that_has_not_begun_is_waited_for(deadlines, guard, run, clock, sche
     guard.tickets.open[7].cancelled = True
     deadlines.look()
     assert worker.signals == []
-    assert next_look(scheduled) == pytest.approx(clock.now + CANCEL_STEP)
+    assert next_look(scheduled) == pytest.approx(clock.time + CANCEL_STEP)
     worker.moves_on(phase=RUNNING)
     deadlines.look()
     assert worker.signals == KILL
@@ -360,10 +360,10 @@ def test_while_a_task_with_a_limit_is_open_it_looks_at_the_limit(deadlines, guar
     run(1, timeout=3.0, phase=READY)
     run(2, timeout=50.0, phase=READY)
     deadlines.look()
-    assert next_look(scheduled) == clock.now + 3.0
+    assert next_look(scheduled) == clock.time + 3.0
     del guard.tickets.open[1]
     deadlines.look()
-    assert next_look(scheduled) == clock.now + 50.0
+    assert next_look(scheduled) == clock.time + 50.0
     guard.tickets.open.clear()
     deadlines.look()
     assert scheduled == []
@@ -395,15 +395,15 @@ def starting(guard):
 def test_a_start_that_takes_too_long_is_ended(deadlines, guard, starting, clock, scheduled, phase):
     guard.policy = Policy(startup_timeout=2.0)
     worker = starting(phase=phase)
-    clock.now = 1001.0
+    clock.time = 1001.0
     deadlines.look()
     assert worker.signals == []
     assert next_look(scheduled) == 1002.0
-    clock.now = 1002.0
+    clock.time = 1002.0
     deadlines.look()
     assert worker.signals == [signal.SIGKILL]
     assert worker.killed == Kill("startup")
-    clock.now = 1003.0
+    clock.time = 1003.0
     deadlines.look()
     assert worker.signals == [signal.SIGKILL]
 
@@ -412,14 +412,14 @@ def test_a_start_that_takes_too_long_is_ended(deadlines, guard, starting, clock,
 def test_who_has_started_may_take_any_time(deadlines, guard, starting, clock, phase):
     guard.policy = Policy(startup_timeout=2.0)
     worker = starting(phase=phase)
-    clock.now += 100
+    clock.time += 100
     deadlines.look()
     assert worker.signals == []
 
 
 def test_without_a_limit_a_start_may_take_any_time(deadlines, starting, clock):
     worker = starting(phase=STARTING)
-    clock.now += 10**6
+    clock.time += 10**6
     deadlines.look()
     assert worker.signals == []
 
@@ -434,7 +434,7 @@ def test_an_older_worker_that_is_silent_may_just_be_idle(deadlines, guard, start
     worker = starting(phase=UNBORN)
     worker.older = True
     for _ in range(5):
-        clock.now += 2
+        clock.time += 2
         deadlines.look()
     assert worker.signals == []
 
@@ -444,12 +444,12 @@ def test_an_older_worker_is_stuck_when_the_oldest_task_finds_no_taker(deadlines,
     worker = starting(phase=UNBORN)
     worker.older = True
     waiting_ticket(guard, 5)
-    clock.now += 10
+    clock.time += 10
     deadlines.look()
-    clock.now += 1
+    clock.time += 1
     deadlines.look()
     assert worker.signals == []
-    clock.now += 1
+    clock.time += 1
     deadlines.look()
     assert worker.signals == [signal.SIGKILL]
 
@@ -464,7 +464,7 @@ def test_as_long_as_tasks_are_taken_no_older_worker_is_stuck(deadlines, guard, s
     for number in range(1, 6):
         busy.moves_on(ticket=number)
         deadlines.look()
-        clock.now += 2
+        clock.time += 2
         del guard.tickets.open[number]
     assert worker.signals == []
 

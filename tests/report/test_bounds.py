@@ -21,15 +21,15 @@ NAME = "package." + "a_very_long_name_" * 30 + '.<locals>.<lambda>"\x00\u202e</t
 @pytest.fixture
 def clock(monkeypatch):
     """Returns a list whose one number is the time that tracks see."""
-    now = [time.monotonic()]
+    times = [time.monotonic()]
 
     class Clock:
         @staticmethod
-        def monotonic():
-            return now[0]
+        def now():
+            return times[0]
 
-    monkeypatch.setattr(track, "time", Clock)
-    return now
+    monkeypatch.setattr(track, "clock", Clock)
+    return times
 
 
 def recorded(clock, losses, workers):

@@ -57,8 +57,9 @@ def guard(pool: _Pool, **policy: Any) -> _Pool:
         `pool` is nothing that can be guarded.
     ConfigurationError
         An option has an invalid value, this version of the host is not known,
-        this system lacks what a guard needs, or the pool's shared memory could
-        not be mapped. The pool is as it was.
+        this system lacks what a guard needs, the pool's shared memory could not
+        be mapped, or the pool cannot be watched: no thread can be started, or
+        threads are greenlets (gevent, eventlet). The pool is as it was.
     """
     wanted = Policy(**policy)
     # In one step: a signal handler must not come between what is imported for it.

@@ -13,6 +13,8 @@ import sys
 import threading
 from typing import Any
 
+from ..core.left_bare import warn_left_bare
+from ..core.patched import why_patched
 from ..core.stepping import in_one_step
 from ..on_import import when_imported
 from ..policy import Policy
@@ -32,7 +34,8 @@ _awaited: set[str] = set()
 def install(**policy: Any) -> None:
     """Guard every pool that is made from now on in this process.
 
-    A host of a version that is not known stays as it is, with one warning.
+    A host of a version that is not known stays as it is, with one warning; so
+    do all where gevent or eventlet has patched the standard library.
 
     Parameters
     ----------
@@ -67,6 +70,12 @@ def follow(policy: Policy | None) -> None:
     """Do as `install` with a policy that is made already, and as `uninstall` with None."""
     if policy is None:
         in_one_step(_take_back)
+        return
+    why = why_patched()
+    if why is not None:
+        with _lock:
+            startup.stand_down()
+        warn_left_bare("the pools of this process are", f"{why}.")
         return
     adapters = _load()
     _tell(in_one_step(lambda: _put_in_place(policy, adapters)))

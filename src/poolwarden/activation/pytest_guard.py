@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
 
+from .. import clock
 from ..core.events import listeners
 from ..core.recording import tasks_now
 from ..core.verdicts import task_name
@@ -117,7 +117,7 @@ class TestGuard:
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """Take a marked test's options back when it has ended; pools made in it keep them."""
-        self._tests = (self._tests[1], item.nodeid, time.time())
+        self._tests = (self._tests[1], item.nodeid, clock.wall())
         with contextlib.ExitStack() as self._test:
             yield
 

@@ -28,6 +28,7 @@ from typing import Any, ClassVar, Final
 
 from ..core.belonging import is_made_here
 from ..core.guard import Guard
+from ..core.left_bare import warn_left_bare
 from ..core.naming import caller_site
 from ..core.repair import repair
 from ..core.seams import Seam, attributes_of, check_attributes
@@ -180,7 +181,7 @@ class ExecutorAdapter(ExecutorErrors):
         try:
             cls.guard_object(executor, policy)
         except Exception as error:
-            log.warning("poolwarden: this %s is not guarded: %s", cls.name, error)
+            warn_left_bare(f"this {cls.name} is", error)
 
     @classmethod
     def unguard_object(cls, executor: Any) -> None:

@@ -84,7 +84,9 @@ class ManagerMail:
             self._adapter.finish(work_id, (number, kind, data))
             return
         try:
-            self._actions.pop(number)()
+            # Posted twice if something was raised in the thread that posted it.
+            if (action := self._actions.pop(number, None)) is not None:
+                action()
         except Exception as error:
             # Without this thread nobody would ever be answered.
             complain("poolwarden: internal error; the executor is given up", error)

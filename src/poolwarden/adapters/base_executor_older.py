@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import pickletools
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from .. import clock
 from ..core import plumbing, verdicts
 from ..core.diagnosis import Evidence, diagnose
 from ..core.watchdog import watchdog
@@ -101,7 +101,7 @@ class OlderTasks:
             return
         if any(worker.is_unknown() for worker in self._adapter.guard.live_workers()):
             self.call_roll()
-            watchdog().schedule(self, time.monotonic() + _STEP)
+            watchdog().schedule(self, clock.now() + _STEP)
             return
         for work_id in unanswered:
             self._adapter.pending.pop(work_id).future.set_exception(self._lost())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core import plumbing
 from ..core.gate import Gate
+from ..core.waits import poll
 from ..core.workers import Worker
 from ..worker import envelope
 from .base_executor_hooks import Mark
@@ -51,7 +52,7 @@ class CallQueue:
         self._result_lock = getattr(executor._result_queue, "_wlock", None)
         self.calls = executor._call_queue
         # None where there is no such thing as a pipe that tells of its room: Windows.
-        self._room = select.poll() if hasattr(select, "poll") else None
+        self._room = poll and poll()
         if self._room is not None:
             self._room.register(self.calls._writer.fileno(), select.POLLOUT)
         self.gate = Gate()

@@ -11,12 +11,16 @@ import os
 import select
 from typing import TYPE_CHECKING, Any, Final
 
+from ..core.waits import poll
+from ..core.watchdog import watchdog
 from ..worker.payload import NOTE
 from .base_executor_hooks import MAIL
 
 if TYPE_CHECKING:
     from .base_executor import ExecutorAdapter
 
+#: Milliseconds until the next try to start a watchdog that could not be started.
+_AGAIN: Final = 200
 #: Its methods that are replaced, on the instance.
 METHODS: Final = (
     "wait_result_broken_or_wakeup",
@@ -50,7 +54,7 @@ class ManagerThread:
         # Kept: what the mail asked for may have been to give the thread back.
         self._wakeup = thread.thread_wakeup
         self._wakeups = thread.thread_wakeup._reader
-        self._poll = select.poll()
+        self._poll = poll()
         self._poll.register(self._results.fileno(), select.POLLIN)
         self._poll.register(self._wakeups.fileno(), select.POLLIN)
         thread.wait_result_broken_or_wakeup = self._wait
@@ -93,7 +97,8 @@ class ManagerThread:
         result, broken, cause = None, False, None
         if adapter.mail.is_held and not adapter.release.leaving:
             adapter.mail.release()
-        ready = {fd for fd, _ in self._poll.poll()}
+        # Without the watchdog nobody else would notice that it is not there.
+        ready = {fd for fd, _ in self._poll.poll(None if watchdog().look_alive() else _AGAIN)}
         if self._results.fileno() in ready:
             try:
                 result = self._results.recv()

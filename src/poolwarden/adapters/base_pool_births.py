@@ -15,7 +15,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.forking import no_telling
+from ..core.left_bare import warn_left_bare
 from ..core.seams import Patch
+from ..core.watchdog import watchdog
 from ..policy import Policy
 from ..worker.member import birth
 from .base_pool_polls import settle_pids
@@ -75,6 +77,7 @@ class Births:
             Its arguments by name.
         """
         adapter, guard = self._adapter, self._adapter.guard
+        watchdog().look_alive()
         guard.wait_for_burials()
         guard.breaker.wait_before_birth()
         with guard.births:
@@ -202,7 +205,7 @@ class PoolPatches:
             try:
                 made.append(self._adapter_class.class_for(pool)(policy, workers, pool))
             except Exception as error:
-                log.warning("poolwarden: this pool is not guarded: %s", error)
+                warn_left_bare("this pool is", error)
                 return None
             return made[0].births
 
@@ -221,4 +224,4 @@ class PoolPatches:
             try:
                 adapter.attach(pool)
             except Exception as error:
-                log.warning("poolwarden: this pool is not guarded: %s", error)
+                warn_left_bare("this pool is", error)

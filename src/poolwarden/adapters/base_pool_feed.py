@@ -32,6 +32,7 @@ from ..core import verdicts
 from ..core.interruption import is_interruption
 from ..core.naming import caller_site
 from ..core.tickets import Ticket
+from ..core.waits import poll
 from ..worker import envelope
 from .base_batch import Batch
 from .base_pool_older import job_of
@@ -102,7 +103,7 @@ class TaskQueue:
             self._enqueue(feed)
 
     def _may_send_directly(self, task: Any, may_interrupt: bool) -> bool:
-        if not (self.begun and self.is_idle and hasattr(select, "poll")) or self._is_too_heavy():
+        if not (self.begun and self.is_idle and poll is not None) or self._is_too_heavy():
             return False
         return not may_interrupt or (self._is_c and _is_plain(*task[2:]))
 
@@ -161,7 +162,7 @@ class TaskQueue:
         """Return whether the task pipe takes a short message now. Any thread."""
         room = getattr(self._rooms, "poll", None)
         if room is None:
-            room = select.poll()
+            room = poll()
             room.register(self._writer.fileno(), select.POLLOUT)
             self._rooms.poll = room
         return bool(room.poll(0))

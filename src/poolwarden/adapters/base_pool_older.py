@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-import time
 from typing import TYPE_CHECKING, Any, Final
 
+from .. import clock
 from ..core import plumbing, verdicts
 from ..core.complaints import complain
 from ..core.diagnosis import Evidence, diagnose
@@ -110,7 +110,7 @@ class OlderTasks:
             for job in unanswered:
                 fail_result(self._adapter.cache[job], self._lost())
         else:
-            watchdog().schedule(self, time.monotonic() + _STEP)
+            watchdog().schedule(self, clock.now() + _STEP)
 
     def on_deadline(self) -> None:
         """Look again."""

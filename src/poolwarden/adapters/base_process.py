@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import signal
-import time
 from typing import Any, ClassVar, cast
 
+from .. import clock
 from ..core import verdicts
 from ..core.abilities import require
 from ..core.diagnosis import Evidence, diagnose
@@ -43,6 +43,7 @@ class ProcessAdapter:
 
     def __init__(self, policy: Policy, process: Any) -> None:
         require()
+        watchdog().check()
         self.policy = policy
         # Taken now: start() deletes it.
         target = getattr(process, "_target", None)
@@ -96,7 +97,7 @@ class ProcessAdapter:
         self._handle = self._handle or Handle(process)
         if self.policy.timeout is not None:
             # The deadline first: the end, which may be seen at once, drops both.
-            watchdog().schedule(self, time.monotonic() + self.policy.timeout)
+            watchdog().schedule(self, clock.now() + self.policy.timeout)
             watchdog().watch(self._handle.fd, self, None)
 
     def on_deadline(self) -> None:

@@ -14,11 +14,11 @@ import contextlib
 import importlib
 import pickle
 import queue
-import time
 from traceback import format_exception
 from types import SimpleNamespace
 from typing import Any, ClassVar, Final
 
+from .. import clock
 from ..core.seams import Patch
 from ..errors import PayloadError, PoolWardenError, TaskTimeoutError, with_host_error
 from ..policy import Policy
@@ -277,7 +277,7 @@ class _Resize(Method):
             if emptied != adapter.queue.emptied:
                 emptied, left_to_tell = adapter.queue.emptied, len(processes) - size
             left_to_tell -= adapter.dismiss(left_to_tell)
-            time.sleep(0.001)
+            clock.sleep(0.001)
 
 
 _made: Final[dict[str, type[LokyExecutor]]] = {}

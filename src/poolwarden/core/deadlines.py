@@ -12,10 +12,10 @@ successor to be killed.
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+from .. import clock
 from ..worker.ledger import ARMED_SOFT, ARMED_STACK, READY, RUNNING, UNBORN
 from ..worker.signals import SOFT_SIGNAL, STACK_SIGNAL
 from .plumbing import freeze, thaw, wait_until
@@ -43,11 +43,11 @@ class Deadlines:
         """Look at the records in `seconds` at the latest."""
         # Nothing is kept here of what is scheduled: whoever was interrupted between the one and the
         # other left a pool whose timeouts never came.
-        watchdog().schedule(self._guard, time.monotonic() + seconds)
+        watchdog().schedule(self._guard, clock.now() + seconds)
 
     def look(self) -> None:
         """Stop what is overdue and arrange for the next look."""
-        now = time.monotonic()
+        now = clock.now()
         overdue = []
         for worker, ticket, seen in self._running():
             due = self._due(worker, ticket, seen)

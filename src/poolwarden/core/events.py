@@ -1,7 +1,8 @@
 """Tells the user what happened: the report, the logger, and ``on_event``.
 
-Runs in a thread of its own, made with the first event: neither a slow logging
-handler nor a callback that blocks may hold up the watchdog.
+Runs in a thread of its own, made with the first event, and again if it has
+ended: neither a slow logging handler nor a callback that blocks may hold up the
+watchdog.
 
 Losses are logged as WARNING, repairs as INFO. Who has configured logging gets
 each. Else warnings go to stderr by way of `logging.lastResort`, and a program
@@ -16,11 +17,11 @@ import logging
 import os
 import queue
 import threading
-import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from .. import clock
 from ..plaintext import visible
 from ..policy import Policy
 from ..records import Event, WorkerExit
@@ -38,6 +39,8 @@ SHOWN_MAX: Final = 5
 SHOWN_OF_ALL: Final = 20
 #: Seconds that the end of a pool waits for events that are still to be told.
 _FLUSH_BOUND: Final = 1.0
+#: Seconds until the thread goes on after an exception that somebody has raised in it.
+_PAUSE: Final = 0.01
 
 #: Told of every event of every pool of this process, whatever its policy.
 listeners: Final[list[Callable[[Event], object]]] = []
@@ -54,7 +57,9 @@ class Herald:
     def __init__(self, pool: str, track: Track | None = None) -> None:
         self._pool = pool
         self._track = track
-        self._queue: queue.SimpleQueue[tuple[Event, Policy] | None] = queue.SimpleQueue()
+        # Each stays until it was told: what somebody raises in the thread comes between any two steps.
+        self._entries: deque[tuple[Event, Policy]] = deque()
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         # Re-entrant: a signal handler may come to tell while it is held.
         self._lock = threading.RLock()
@@ -64,37 +69,48 @@ class Herald:
 
     def tell(self, kind: str, policy: Policy, **fields: Any) -> None:
         """Report an event now; log it and give it to ``policy.on_event`` soon."""
-        event = Event(kind, time.time(), self._pool, **fields)
+        event = Event(kind, clock.wall(), self._pool, **fields)
         tally.counts[kind] += 1
         if self._track is not None:
             self._track.event(event)
         with self._lock:
             if self._closed:
                 return
-            has_thread = self._thread is not None or self._start()
-            self._queue.put((event, policy))
-        if not has_thread:
-            self._tell_next()
+            self._entries.append((event, policy))
+            self._wakeups.put(None)
+            has_thread = self._is_running() or self._start()
+        if not has_thread and not threading.main_thread().is_alive():
+            # From Python 3.12 on no thread can be started once the interpreter ends.
+            # Before that there may be room for one with the next event.
+            self._tell_all()
+
+    def _is_running(self) -> bool:
+        thread = self._thread
+        return thread is not None and thread.is_alive()
 
     def _start(self) -> bool:
         thread = threading.Thread(target=self._run, name="poolwarden-events", daemon=True)
+        # Before its start, which may be interrupted when it has begun.
+        self._thread = thread
         try:
             thread.start()
         except RuntimeError:
-            # From 3.12 on no thread can be started once the interpreter ends.
+            self._thread = None
             return False
-        self._thread = thread
         return True
 
     def close(self) -> None:
         """Tell what is left and end the thread; waits a second at most."""
         with self._lock:
             self._closed = True
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            self._queue.put(None)
-            if thread is not threading.current_thread():
-                thread.join(_FLUSH_BOUND)
+            self._wakeups.put(None)
+            if self._entries and not self._is_running():
+                self._start()
+            thread = self._thread
+        if thread is None:
+            self._tell_all()
+        elif thread is not threading.current_thread():
+            thread.join(_FLUSH_BOUND)
         hidden, self._hidden = self._hidden, 0
         if hidden and _take_line():
             self._call(log.warning, "%s: ... and %d more", self._pool, hidden)
@@ -104,14 +120,27 @@ class Herald:
     def _run(self) -> None:
         # Not in this frame: while it waits, nothing here may keep a policy,
         # and with it what on_event refers to, alive.
-        while self._tell_next():
-            pass
+        while True:
+            try:
+                while self._tell_next():
+                    pass
+                return
+            except BaseException:
+                # Somebody has raised it in this thread, or there is no memory.
+                clock.sleep(_PAUSE)
+
+    def _tell_all(self) -> None:
+        while self._entries:
+            self._tell_next()
 
     def _tell_next(self) -> bool:
-        entry = self._queue.get()
-        if entry is None:
-            return False
-        event, policy = entry
+        while not self._entries:
+            if self._closed:
+                # For one thread more, of a start that was interrupted.
+                self._wakeups.put(None)
+                return False
+            self._wakeups.get()
+        event, policy = self._entries[0]
         with no_fork():
             # A filter of the user's may raise as well as the callback.
             self._call(self._log, logging.INFO if event.kind in _INFO else logging.WARNING, event)
@@ -119,6 +148,7 @@ class Herald:
                 self._call(listener, event)
             if policy.on_event is not None:
                 self._call(policy.on_event, event)
+        self._entries.popleft()
         return True
 
     def _log(self, level: int, event: Event) -> None:

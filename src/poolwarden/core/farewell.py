@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from collections.abc import Iterable
-from multiprocessing.connection import wait
 from typing import Final
 
+from .. import clock
 from ..worker import ledger
 from . import plumbing
+from .waits import readable
 from .workers import Worker
 
 #: Seconds for an idle worker to begin to leave after it was told; it takes well under a millisecond.
@@ -75,11 +75,11 @@ class Farewell:
         too long, and one that has run its exit handlers: to take down an
         interpreter takes longer than everything before.
         """
-        started = time.monotonic()
+        started = clock.now()
         waiting = _alive(leaving)
         while waiting:
             _await_one(waiting, LOOK)
-            passed = time.monotonic() - started
+            passed = clock.now() - started
             waiting = _alive(waiting)
             for worker in [worker for worker in waiting if _is_late(worker, passed)]:
                 waiting.remove(worker)
@@ -113,8 +113,8 @@ def _alive(workers: Iterable[Worker]) -> list[Worker]:
 
 def _await_all(workers: Iterable[Worker], bound: float) -> list[Worker]:
     """Wait for ends, and return the workers that have not ended in `bound` seconds."""
-    deadline = time.monotonic() + bound
-    while (left := _alive(workers)) and time.monotonic() < deadline:
+    deadline = clock.now() + bound
+    while (left := _alive(workers)) and clock.now() < deadline:
         _await_one(left, LOOK)
         workers = left
     return left
@@ -137,6 +137,6 @@ def _is_late(worker: Worker, passed: float) -> bool:
 def _await_one(workers: Iterable[Worker], timeout: float) -> None:
     """Wait until one has ended, perhaps; what stands for it may be held open by its own children."""
     with contextlib.suppress(OSError, ValueError):
-        wait([worker.fd for worker in workers], timeout)
+        readable([worker.fd for worker in workers], timeout)
         return
-    time.sleep(timeout)
+    clock.sleep(timeout)

@@ -21,9 +21,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Iterator
 from typing import Final
+
+from .. import clock
 
 #: Seconds that a fork waits. A handler takes well under a millisecond.
 FORK_BOUND: Final = 0.1
@@ -42,17 +43,18 @@ _quiet: list[int] = []
 def no_fork() -> Iterator[None]:
     """Keep this process from forking while the block runs, as far as that takes no longer than the bound."""
     me = threading.get_ident()
-    deadline = time.monotonic() + FORK_BOUND
-    _telling.append(me)
-    while any(other != me for other in list(_forking)) and time.monotonic() < deadline:
-        # Who forks waits for nobody who has not begun to tell.
-        _telling.remove(me)
-        time.sleep(_STEP)
-        _telling.append(me)
+    deadline = clock.now() + FORK_BOUND
     try:
+        _telling.append(me)
+        while any(other != me for other in list(_forking)) and clock.now() < deadline:
+            # Who forks waits for nobody who has not begun to tell.
+            _telling.remove(me)
+            clock.sleep(_STEP)
+            _telling.append(me)
         yield
     finally:
-        _telling.remove(me)
+        # As often as it is there: what somebody raises in this thread comes between any two steps.
+        _forget(_telling, me)
 
 
 @contextlib.contextmanager
@@ -79,10 +81,10 @@ def _begin_fork() -> None:
     # What an interrupted fork of this thread has left there.
     _forget(_forking, me)
     _forking.append(me)
-    deadline = time.monotonic() + FORK_BOUND
+    deadline = clock.now() + FORK_BOUND
     # A callback may fork itself.
-    while any(other != me for other in list(_telling)) and time.monotonic() < deadline:
-        time.sleep(_STEP)
+    while any(other != me for other in list(_telling)) and clock.now() < deadline:
+        clock.sleep(_STEP)
 
 
 def _end_fork() -> None:

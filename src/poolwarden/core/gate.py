@@ -19,12 +19,12 @@ import heapq
 import itertools
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from .. import clock
 from .interruption import make_event
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ class Gate:
         """Have nobody else write: a message that is longer than PIPE_BUF comes. Inside."""
         self._alone = True
         self.recall()
-        deadline = time.monotonic() + WRITE_BOUND
-        while self._is_any_written() and time.monotonic() < deadline:
-            time.sleep(0.0005)
+        deadline = clock.now() + WRITE_BOUND
+        while self._is_any_written() and clock.now() < deadline:
+            clock.sleep(0.0005)
 
     def end_long(self) -> None:
         """Let others write."""

@@ -8,11 +8,12 @@ host's result thread, deaths and deadlines from the watchdog's. Names no host.
 from __future__ import annotations
 
 import logging
+import signal
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .. import clock
 from ..policy import Policy
 from ..records import WorkerExit
 from ..worker import envelope, ledger, payload
@@ -29,6 +30,7 @@ from .preload import preload
 from .recording import record
 from .standstill import Standstill
 from .tickets import VERDICT, Ticket, Tickets
+from .waits import wait_for
 from .watchdog import watchdog
 from .workers import Worker
 
@@ -65,12 +67,14 @@ class Guard:
 
     def __init__(self, adapter: PoolAdapter, policy: Policy, name: str, workers: int = 1) -> None:
         preload()
+        watchdog().check()
         self.adapter = adapter
         self.policy = policy
         self.name = name
         self.broken: str | None = None
         self.closed = self.disowned = False
         self.deaths = 0
+        self._handling = False
         self._retiring = False
         self._leaving = threading.RLock()
         self._releasing = threading.Lock()
@@ -148,6 +152,7 @@ class Guard:
             self._send_inline(number)
             return None
         answer = self.tickets.settle(number, kind, data)
+        watchdog().look_alive()
         if answer is not None and kind != VERDICT:
             self.breaker.all_is_well()
         self.look_for_end()
@@ -199,7 +204,8 @@ class Guard:
         """
         if any(worker.has_ended() for worker in self.live_workers()):
             with self._burials:
-                self._burials.wait_for(
+                wait_for(
+                    self._burials,
                     lambda: self.closed or not any(worker.has_ended() for worker in self.live_workers()),
                     BURIAL_BOUND,
                 )
@@ -257,7 +263,7 @@ class Guard:
 
     def call_later(self, seconds: float, action: Callable[[], None]) -> None:
         """Have the watchdog call `action` in some seconds, unless the pool ends before."""
-        when = time.monotonic() + seconds
+        when = clock.now() + seconds
         self._later.append((when, action))
         watchdog().schedule(self, when)
 
@@ -335,41 +341,66 @@ class Guard:
 
     def on_exits(self, workers: list[Worker]) -> None:
         """Find out what each death means, answer for it, and mend the pool."""
+        interrupted = self._begin_handling()
         with self._watching:
             if self.closed:
                 return
-            suspect = [self._losses.bury(worker) for worker in workers]
+            # Not those that were answered for before the interruption.
+            left = [worker for worker in workers if id(worker.process) in self._workers]
+            suspect = [self._losses.bury(worker) for worker in left]
             with self._burials:
                 self._burials.notify_all()
-            if any(suspect):
+            if interrupted or any(suspect):
                 self.repair()
             self.adapter.nudge()
             if not self._workers:
                 self.adapter.workers_are_gone()
+            self._handling = False
 
     def on_deadline(self) -> None:
         """Stop what is overdue."""
+        interrupted = self._begin_handling()
         with self._watching:
             if self.closed:
                 return
-            now = time.monotonic()
+            if interrupted:
+                self.repair()
+            now = clock.now()
             for entry in [entry for entry in self._later if entry[0] <= now]:
-                self._later.remove(entry)
+                # Removed behind: an interrupted one is done again.
                 entry[1]()
+                self._later.remove(entry)
             if self._later:
                 watchdog().schedule(self, min(when for when, _ in self._later))
             self.deadlines.look()
+            self._handling = False
+
+    def _begin_handling(self) -> bool:
+        """Return whether the handling before this one was interrupted, at any point of it.
+
+        What it has left behind is undone: what it held, whom it has stopped,
+        and whom it was about to kill. A repair has to follow.
+        """
+        interrupted, self._handling = self._handling, True
+        if interrupted:
+            for lock in (self._watching, self.births):
+                while lock._is_owned():  # type: ignore[attr-defined]
+                    lock.release()
+            for worker in self.live_workers():
+                worker.send(signal.SIGCONT if worker.killed is None else signal.SIGKILL)
+        return interrupted
 
     def repair(self) -> None:
         """Put the pool's plumbing right. Watchdog's thread."""
         if self.closed or self.broken is not None:
             return
-        started = time.monotonic()
+        started = clock.now()
         self.adapter.repair(self)
-        self.tell("pool_repaired", detail=f"took {(time.monotonic() - started) * 1000:.1f} ms")
+        self.tell("pool_repaired", detail=f"took {(clock.now() - started) * 1000:.1f} ms")
 
     def on_failure(self, error: BaseException) -> None:
         """Answer everything open: this guard can no longer vouch for the pool."""
+        self._later.clear()
         self.break_pool(f"poolwarden failed ({type(error).__name__}); this is a bug in poolwarden")
 
     def deliver_last_outcome(self, worker: Worker) -> None:
@@ -385,11 +416,13 @@ class Guard:
 
     def drop(self, worker: Worker) -> None:
         """Forget a worker that has been answered for."""
-        self._workers.pop(id(worker.process), None)
         if self._track is not None:
             self._track.worker_ended(worker.pid, killed=worker.killed is not None)
         self._oom.forget(worker.pid)
         watchdog().unwatch(worker.fd)
         worker.close()
+        # Should something be raised before this, all of that is done once more; and its place in the
+        # memory is never given back twice.
+        self._workers.pop(id(worker.process), None)
         if worker.place is not None:
             self.memory.release(worker.place)

@@ -14,10 +14,11 @@ import re
 import select
 import signal
 import struct
-import time
 from typing import Any, Final
 
+from .. import clock
 from .polling import poll_alone
+from .waits import readable
 
 #: Where the kernel tells of processes: on Linux.
 PROC: Final = "/proc"
@@ -85,11 +86,17 @@ class Handle:
     def has_ended(self, timeout: float = 0.0) -> bool:
         """Return whether the process has ended, waiting up to `timeout` seconds."""
         if self.pidfd < 0:
-            self.process.join(timeout)
-            return self.process.exitcode is not None
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
+            # Not its `join`, which counts with a clock that may be frozen.
+            end = clock.now() + timeout
+            while self.process.exitcode is None:
+                left = end - clock.now()
+                if left <= 0:
+                    return False
+                if readable([self.process.sentinel], left):
+                    # Its status comes a moment later.
+                    clock.sleep(0.0005)
+            return True
+        return bool(readable([self.pidfd], timeout))
 
     def shows_its_state(self) -> bool:
         """Return whether the kernel tells what it does."""
@@ -192,7 +199,7 @@ class Handle:
         left for the host, which would otherwise never learn of the end; with
         `reap` the host does not look for it, and the process object is asked.
         """
-        deadline = time.monotonic() + timeout
+        deadline = clock.now() + timeout
         while True:
             popen = getattr(self.process, "_popen", None)
             code = self.process.exitcode if reap else getattr(popen, "returncode", None)
@@ -210,9 +217,9 @@ class Handle:
                 found = None
             if found is not None:
                 return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-            if time.monotonic() >= deadline:
+            if clock.now() >= deadline:
                 return None
-            time.sleep(0.0005)
+            clock.sleep(0.0005)
 
     def settle_exit_code(self, code: int | None) -> None:
         """Tell the host's process object that it has ended, if it cannot find out.
@@ -227,9 +234,10 @@ class Handle:
 
     def close(self) -> None:
         """Release the descriptor."""
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        # First: a number that was closed may be another file's when this is called again.
+        fd, self.pidfd, self.fd = self.pidfd, -1, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def _state(pid: int) -> str:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import pickle
 import signal
-import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
+from .. import clock
 from ..records import WorkerExit
 from ..worker import envelope, ledger
 from . import verdicts
 from .diagnosis import Evidence, diagnose
 from .printed import own_traceback
 from .recording import running
-from .tickets import Ticket
+from .tickets import VERDICT, Ticket
 from .workers import Snapshot, Worker
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ class Losses:
     def _lose_task(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
         guard = self._guard
         ticket = guard.tickets.open.get(seen.ticket)
-        if ticket is None or ticket.verdict is not None:
+        # The second time it was interrupted in here: the task is answered, and not sent once more.
+        again, worker.losing = worker.losing, True
+        if ticket is None or (ticket.verdict is not None and not again):
             return
         exit = self._diagnose(worker, code)
         reason = _why_stopped(worker, ticket, seen)
@@ -138,7 +140,11 @@ class Losses:
             guard.breaker.task_lost()
         if ticket.flags & envelope.KEEP:
             ticket.kept = {**ticket.kept, **worker.kept(ticket.number)}
-        kind = guard.tickets.lose(ticket, seen.item, error, retry=event == "task_lost")
+        if again:
+            ticket.verdict = ticket.verdict or error
+            kind: int | None = VERDICT
+        else:
+            kind = guard.tickets.lose(ticket, seen.item, error, retry=event == "task_lost")
         if kind is None:
             guard.adapter.resend([ticket])
         else:
@@ -209,7 +215,7 @@ def _first_line(error: BaseException) -> str:
 
 def _seconds_since(started: int) -> float | None:
     """Return how long ago a moment in nanoseconds was; None if the worker's clock is not ours."""
-    seconds = time.monotonic() - started / 1e9
+    seconds = clock.now() - started / 1e9
     return seconds if started and seconds >= 0 else None
 
 

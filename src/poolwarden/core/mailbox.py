@@ -16,10 +16,11 @@ import os
 import select
 import struct
 import threading
-import time
 from collections import deque
 from typing import Any, Final
 
+from .. import clock
+from .waits import poll
 from .watchdog import watchdog
 
 #: Seconds until the next try when the pipe is full (its reader is busy, maybe
@@ -54,7 +55,7 @@ class Mailbox:
         """Write a message, now or as soon as there is room for it."""
         self._waiting.append(struct.pack("!i", len(message)) + message)
         in_main_thread = threading.current_thread() is threading.main_thread()
-        if not in_main_thread or not watchdog().schedule(self, time.monotonic()):
+        if not in_main_thread or not watchdog().schedule(self, clock.now()):
             self.on_deadline()
 
     def on_deadline(self) -> None:
@@ -62,7 +63,7 @@ class Mailbox:
         with self._lock:
             while self._waiting and not self._closed:
                 if not self._write(self._waiting[0]):
-                    watchdog().schedule(self, time.monotonic() + _RETRY)
+                    watchdog().schedule(self, clock.now() + _RETRY)
                     return
                 self._waiting.popleft()
 
@@ -71,9 +72,9 @@ class Mailbox:
             if self._fd >= 0:
                 os.write(self._fd, frame)
                 return True
-            poll = select.poll()
-            poll.register(self._connection.fileno(), select.POLLOUT)
-            if not poll.poll(0):
+            room = poll()
+            room.register(self._connection.fileno(), select.POLLOUT)
+            if not room.poll(0):
                 return False
             self._connection.send_bytes(frame[4:])
             return True

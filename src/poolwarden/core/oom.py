@@ -27,11 +27,11 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from .. import clock
 from .cgroup import MemoryCgroups, read
 from .kernellog import KernelLog
 
@@ -63,7 +63,7 @@ class OomWatch:
     watch of its own.
     """
 
-    def __init__(self, root: str = "/", *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, root: str = "/", *, clock: Callable[[], float] = clock.now) -> None:
         self._cgroups = MemoryCgroups(root)
         self._log = KernelLog(root)
         self._clock = clock

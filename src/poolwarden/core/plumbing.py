@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import struct
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from .. import clock
 from ..worker.ledger import READY, RUNNING, STARTING
 from . import handles
+from .waits import readable
 from .workers import Kill, Worker
 
 #: Seconds for a process to stop, or to end, after the signal was sent. It takes
@@ -55,7 +55,7 @@ def freeze(workers: Iterable[Worker], bound: float = SIGNAL_BOUND) -> list[Worke
     seen = [worker for worker in sent if worker not in unseen]
     wait_until(lambda: all(worker.is_stopped() or worker.has_ended() for worker in seen), bound)
     if unseen:
-        time.sleep(UNSEEN_BOUND)
+        clock.sleep(UNSEEN_BOUND)
     return sent
 
 
@@ -79,9 +79,7 @@ def waiting_readers(workers: Iterable[Worker], pipe: int) -> set[Worker]:
     pipe : int
         Descriptor of the reading end in this process.
     """
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    if not wait_until(lambda: not poll.poll(0), READER_BOUND):
+    if not wait_until(lambda: not readable([pipe], 0), READER_BOUND):
         return set()
     return {worker for worker in still_waiting(workers, pipe) if worker.sleeps()}
 
@@ -187,13 +185,13 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
     Polling, because there is nothing to wait on for "stopped"; the first
     rounds do not sleep since the answer mostly comes within microseconds.
     """
-    deadline = time.monotonic() + timeout
+    deadline = clock.now() + timeout
     rounds = 0
     while not condition():
-        if time.monotonic() >= deadline:
+        if clock.now() >= deadline:
             return False
         rounds += 1
-        time.sleep(0 if rounds < 50 else 0.0005)
+        clock.sleep(0 if rounds < 50 else 0.0005)
     return True
 
 
@@ -215,10 +213,8 @@ def free(lock: Any, bound: float = LOCK_BOUND) -> None:
 
 def read_available(fd: int) -> bytes:
     """Return all bytes that are in a pipe now, without waiting for more."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
     parts = []
-    while poll.poll(0):
+    while readable([fd], 0):
         part = os.read(fd, 1 << 16)
         if not part:
             break

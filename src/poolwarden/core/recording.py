@@ -7,11 +7,11 @@ pytest's plugin may, of all pools.
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .. import clock
 from ..records import TaskInfo
 from ..report import open_track
 from ..report.track import Running
@@ -48,7 +48,7 @@ def tasks_now() -> list[tuple[TaskInfo, float]]:
     from .guard import Guard
 
     guards = [owner for owner in watchdog().owners() if isinstance(owner, Guard) and not owner.closed]
-    now = time.monotonic()
+    now = clock.now()
     return [
         (ticket.info(seen.item), now - seen.started / 1e9)
         for guard in guards

@@ -20,9 +20,9 @@ more than once, since the process group may just be stopped and go on.
 from __future__ import annotations
 
 import signal
-import time
 from typing import TYPE_CHECKING, Final
 
+from .. import clock
 from ..worker.ledger import READY, RUNNING, STARTING
 from . import plumbing
 from .workers import Kill, Worker
@@ -125,7 +125,7 @@ class Standstill:
 
 def _is_being_born(worker: Worker) -> bool:
     """Return whether a worker is not ready yet, for a reason that may be a lock."""
-    is_young = time.monotonic() - worker.born < BIRTH_BOUND
+    is_young = clock.now() - worker.born < BIRTH_BOUND
     return is_young and not worker.older and worker.snapshot().phase < READY
 
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 import _thread
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from .. import clock
 from ..errors import ConfigurationError
+from .patched import why_patched
 
 _Value = TypeVar("_Value")
 
@@ -43,7 +44,8 @@ def in_one_step(step: Callable[[], _Value]) -> _Value:
         Others take too long: a signal handler may have interrupted what this one would need.
     """
     me = threading.get_ident()
-    if me != threading.main_thread().ident or _holder == me:
+    if me != threading.main_thread().ident or _holder == me or why_patched() is not None:
+        # Under gevent and the like the thread would not run while this one waits for it.
         return _locked(step, None)
     turn = _Turn(step)
     before = _count_threads()
@@ -123,9 +125,9 @@ def _count_threads() -> int:
 
 def _see_out(before: int) -> None:
     """Wait until the step's threads are gone, `LEAVE_BOUND` at most: a fork beside one is warned of (3.12)"""
-    deadline = time.monotonic() + LEAVE_BOUND
-    while _count_threads() > before and time.monotonic() < deadline:
-        time.sleep(0.0001)
+    deadline = clock.now() + LEAVE_BOUND
+    while _count_threads() > before and clock.now() < deadline:
+        clock.sleep(0.0001)
 
 
 def _locked(step: Callable[[], _Value], turn: _Turn | None) -> _Value:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from dataclasses import dataclass
 from typing import Any
 
+from .. import clock
 from ..worker import ledger
 from ..worker.results import kept_results
 from .handles import Handle
@@ -65,18 +65,21 @@ class Worker(Handle):
         The running item that was asked to stop.
     left : bool
         True when it has left in an orderly way.
+    losing : bool
+        True once its task is being answered for, after its death.
     """
 
-    __slots__ = ("_last", "_told", "born", "killed", "left", "older", "place", "soft")
+    __slots__ = ("_last", "_told", "born", "killed", "left", "losing", "older", "place", "soft")
 
     def __init__(self, process: Any, place: Place | None, *, older: bool) -> None:
         super().__init__(process)
         self.place = place
         self.older = older
-        self.born = time.monotonic()
+        self.born = clock.now()
         self.killed: Kill | None = None
         self.soft: Snapshot | None = None
         self.left = False
+        self.losing = False
         # What a worker without a record has told through the result pipe.
         self._told: Snapshot | None = None
         self._last: Snapshot | None = None
@@ -104,7 +107,7 @@ class Worker(Handle):
 
     def tell(self, phase: int, ticket: int = 0) -> None:
         """Note what a worker without a record says of itself. Result thread."""
-        self._told = Snapshot(phase, ticket, 0, time.monotonic_ns())
+        self._told = Snapshot(phase, ticket, 0, clock.now_ns())
 
     @property
     def is_told(self) -> bool:

@@ -24,10 +24,10 @@ the living may have moved since: they can only have come to wait for it.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from .. import clock
 from ..worker.ledger import READY, RUNNING
 from . import plumbing
 from .workers import Worker
@@ -78,11 +78,11 @@ class World:
 
     def stop(self) -> None:
         """Stop those that are not in user code; kill those of them that are not proved harmless."""
-        deadline = time.monotonic() + STOP_BOUND
+        deadline = clock.now() + STOP_BOUND
         while moving := self._judge():
             # Where the kernel does not tell who has stopped, to wait for it is in vain.
             unseen = [worker for worker in moving if not worker.shows_its_state()]
-            self._kill(moving if time.monotonic() >= deadline else unseen)
+            self._kill(moving if clock.now() >= deadline else unseen)
 
     def _judge(self) -> list[Worker]:
         """Stop everybody outside of user code, judge who has stopped, and return the others."""
@@ -134,17 +134,17 @@ class World:
         """
         if lock is None:
             return True
-        deadline = time.monotonic() + timeout
+        deadline = clock.now() + timeout
         while not self._is_taken_by_the_dead(lock):
             if lock.acquire(True, plumbing.LOCK_BOUND):
                 return True
-            if time.monotonic() >= deadline:
+            if clock.now() >= deadline:
                 return False
         return True
 
     def _is_taken_by_the_dead(self, lock: Any) -> bool:
-        started = time.monotonic()
-        while (elapsed := time.monotonic() - started) < STILL_BOUND:
+        started = clock.now()
+        while (elapsed := clock.now() - started) < STILL_BOUND:
             before = list(map(_place_of, self.kept))
             if None not in before:
                 taken = bool(lock._semlock._is_zero())

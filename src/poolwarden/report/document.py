@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Final
+
+from .. import clock
 
 if TYPE_CHECKING:
     from ..records import Event, TaskInfo, WorkerExit
@@ -23,9 +24,9 @@ def describe(recorder: Recorder) -> dict[str, Any]:
     """Return all that was recorded, as the schema says."""
     from .. import __version__
 
-    now = time.time()
+    now = clock.wall()
     # Tracks keep times of a clock that is never set.
-    offset = now - time.monotonic()
+    offset = now - clock.now()
     tracks = list(recorder.tracks)
     counts, events = recorder.kept()
     return {

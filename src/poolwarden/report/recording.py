@@ -14,10 +14,10 @@ import functools
 import os
 import sys
 import threading
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from .. import clock
 from ..plaintext import shown, visible
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Recorder:
         self.path = path
         self.always = always
         self.pid = os.getpid()
-        self.started = time.time()
+        self.started = clock.wall()
         self.events: list[Event] = []
         self.stacks: list[str | None] = []
         self.tracks: list[Track] = []
@@ -127,10 +127,10 @@ class Recorder:
 
         A signal may end the process at any moment, and nobody is asked then.
         """
-        if self._told != self._happened and (now or time.monotonic() >= self._due):
-            begun = time.monotonic()
+        if self._told != self._happened and (now or clock.now() >= self._due):
+            begun = clock.now()
             self.write()
-            self._due = time.monotonic() + max(REFRESH_MIN, REFRESH_SHARE * (time.monotonic() - begun))
+            self._due = clock.now() + max(REFRESH_MIN, REFRESH_SHARE * (clock.now() - begun))
 
     def kept(self) -> tuple[dict[str, int], list[tuple[Event, str | None]]]:
         """Return the counts and the events with their stacks, at one moment."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
+
+from .. import clock
 
 if TYPE_CHECKING:
     from .track import Look, Running, Track
@@ -65,7 +66,7 @@ def _run() -> None:
         if last:
             return
         pause = SHORTEST if busy else min(2 * pause, LONGEST)
-        time.sleep(pause)
+        clock.sleep(pause)
 
 
 def _found(look: Look) -> list[Running] | None:

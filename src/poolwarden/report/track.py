@@ -8,10 +8,11 @@ first. Births, deaths and events come from any thread, looks from that of
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from .. import clock
 
 if TYPE_CHECKING:
     from ..records import Event
@@ -35,7 +36,7 @@ class Running(NamedTuple):
     key : tuple
         The same as long as the worker is busy with the same.
     started : float
-        `time.monotonic` of its start.
+        `clock.now` of its start.
     function : str
         Name of the function.
     item : int or None
@@ -54,7 +55,7 @@ Look = Callable[[], "list[Running] | None"]
 
 @dataclass(slots=True)
 class Life:
-    """A worker from its start to its end; times as `time.monotonic`."""
+    """A worker from its start to its end; times as `clock.now`."""
 
     pid: int
     started: float
@@ -89,7 +90,7 @@ class Track:
     def __init__(self, name: str, host: str, keep: Callable[[Event], None]) -> None:
         self.name = name
         self.host = host
-        self.opened = time.monotonic()
+        self.opened = clock.now()
         self.closed: float | None = None
         self.calls: int | None = None
         self.lives: list[Life] = []
@@ -106,7 +107,7 @@ class Track:
         """Note a birth."""
         with self._lock:
             if len(self.lives) < WORKERS_MAX:
-                life = self._living[pid] = Life(pid, time.monotonic())
+                life = self._living[pid] = Life(pid, clock.now())
                 self.lives.append(life)
             else:
                 self.workers_left_out += 1
@@ -119,7 +120,7 @@ class Track:
         killed : bool
             Whether the guard has killed it.
         """
-        now = time.monotonic()
+        now = clock.now()
         with self._lock:
             self._close_bar(pid, now)
             life = self._living.pop(pid, None)
@@ -143,7 +144,7 @@ class Track:
 
     def look(self, found: Iterable[Running]) -> None:
         """Note what runs now."""
-        now = time.monotonic()
+        now = clock.now()
         with self._lock:
             seen = set()
             for running in found:
@@ -156,12 +157,12 @@ class Track:
     def saw(self, running: Running) -> None:
         """Note what one worker ran just now."""
         with self._lock:
-            self._saw(running, time.monotonic())
+            self._saw(running, clock.now())
 
     def close(self, calls: int) -> None:
         """Note the end of the pool."""
         self.calls = calls
-        self.closed = time.monotonic()
+        self.closed = clock.now()
 
     def unlock(self) -> None:
         """Make the lock anew, in a forked process."""
@@ -190,7 +191,7 @@ class Track:
 
     def _make_room(self) -> None:
         """Join neighbours until half of the room is free, or all that can be are joined."""
-        longest = time.monotonic() - self.opened
+        longest = clock.now() - self.opened
         while True:
             for pid, bars in self.bars.items():
                 self.bars[pid] = _joined(bars, self._join)

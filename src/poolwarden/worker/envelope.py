@@ -17,8 +17,8 @@ to 0.2 ms.
 from __future__ import annotations
 
 import pickle
-from time import monotonic_ns
 
+from ..clock import now_ns
 from .ledger import DONE, END, INLINE_MAX, ITEM, PHASE, RETIRE, RUNNING, STARTED, TICKET, UNBORN
 from .member import Member, end_behind_task, end_forked, join, leave
 from .payload import KEPT, MEMORY, PIECES, Dumper
@@ -93,7 +93,7 @@ def run(pool: str, ticket: int, flags: int, data: bytes, first: int = 0) -> tupl
     cells = member.record.cells
     cells[TICKET] = ticket
     cells[ITEM] = first
-    cells[STARTED] = monotonic_ns()
+    cells[STARTED] = now_ns()
     cells[PHASE] = RUNNING
     ring = member.ring
     mark = None if ring is None else ring.mark()
@@ -267,7 +267,7 @@ def _run_chunk(member: Member, flags: int, call: Any) -> list[Any]:
     for item, value in enumerate(items):
         # Start before item: a reader between the two sees the old item as if
         # it had just begun, which is late, never wrong.
-        cells[STARTED] = monotonic_ns()
+        cells[STARTED] = now_ns()
         cells[ITEM] = item
         results.append(func(value))
     return results
@@ -293,7 +293,7 @@ def _run_and_keep(member: Member, ticket: int, flags: int, call: Any, first: int
     if ring is not None:
         ring.begin_keeping(ticket)
     for item in range(first, len(items)):
-        cells[STARTED] = monotonic_ns()
+        cells[STARTED] = now_ns()
         cells[ITEM] = item
         member.in_task = True
         value = func(items[item])

@@ -172,11 +172,18 @@ def _arm_kernel(sentinel: int, inherited: int) -> None:
     flags = fcntl.fcntl(sentinel, fcntl.F_GETFL)
     fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
     # A descriptor that was opened after the last writer had gone tells nothing.
-    poll = select.poll()
-    poll.register(inherited, select.POLLIN)
-    if poll.poll(0):
+    if _has_closed(inherited):
         # The parent went before the signal was armed.
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _has_closed(fd: int) -> bool:
+    if not hasattr(select, "poll"):
+        # The user's code has taken it away here (eventlet does).
+        return bool(select.select([fd], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _wait_and_leave(sentinel: int) -> None:
