@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from tests.adapters.bind_joblib import BindJoblib
@@ -15,3 +17,9 @@ def warm_loky(warm: None) -> None:
     pytest.importorskip("joblib")
     for host in (BindLoky(), BindJoblib()):
         host.close(host.make_pool())
+
+
+def skip_without(module: str) -> None:
+    """Skip a test whose program needs a module; it is not imported here, since it may patch much."""
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")

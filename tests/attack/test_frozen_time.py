@@ -21,6 +21,7 @@ import sys
 
 import pytest
 
+from tests.attack.conftest import skip_without
 from tests.attack.frozen_program import TOOLS
 from tests.contract.waiting import DEADLINE
 
@@ -39,9 +40,9 @@ HOSTS = {
 def run(tool: str, when: str, host: str) -> None:
     module = tool.partition("-")[0]
     if module != "replaced":
-        pytest.importorskip(module)
+        skip_without(module)
     if host in ("loky", "joblib"):
-        pytest.importorskip(host)
+        skip_without(host)
     command = [sys.executable, "-W", "ignore", "-m", "tests.attack.frozen_program", tool, when, *HOSTS[host]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * DEADLINE)
     assert done.returncode == 0, done.stderr

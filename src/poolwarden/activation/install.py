@@ -50,8 +50,11 @@ def install(**policy: Any) -> None:
     """
     from ..core.abilities import require
 
-    require()
-    follow(Policy(**policy))
+    wanted = Policy(**policy)
+    # Where something has patched the standard library `follow` says so in one line.
+    if why_patched() is None:
+        require()
+    follow(wanted)
 
 
 def uninstall() -> None:

@@ -26,6 +26,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final
 
+from ..core.abilities import require
 from ..core.belonging import is_made_here
 from ..core.guard import Guard
 from ..core.left_bare import warn_left_bare
@@ -136,6 +137,8 @@ class ExecutorAdapter(ExecutorErrors):
     @classmethod
     def guard_object(cls, executor: Any, policy: Policy) -> None:
         """Guard `executor`, or change the policy of one that is guarded."""
+        # First: where the standard library is patched its parts are none of those that are known.
+        require()
         in_one_step(lambda: cls._guard(executor, policy))
 
     @classmethod

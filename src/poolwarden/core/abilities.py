@@ -23,6 +23,7 @@ from ..worker.orphan import F_SETSIG
 from ..worker.signals import SOFT_SIGNAL, STACK_SIGNAL
 from . import handles
 from .cgroup import MemoryCgroups, read
+from .patched import why_patched
 
 #: Bytes of the longest message to a worker, or from it.
 MESSAGE_MAX: Final = 4096
@@ -57,6 +58,8 @@ def require() -> None:
     ConfigurationError
         Names what is missing.
     """
+    if (why := why_patched()) is not None:
+        raise ConfigurationError(f"no pool can be guarded in this process: {why}.")
     if missing := lacking():
         raise ConfigurationError(f"no pool can be guarded on this system: it lacks {', '.join(missing)}.")
 

@@ -81,13 +81,12 @@ class Watchdog:
         Raises
         ------
         ConfigurationError
-            No thread can be started, or threads are none of the system's.
+            No thread can be started.
         """
-        why = why_patched()
-        if why is None and not self._is_running() and not _can_start():
-            why = "no thread can be started for it"
-        if why is not None:
-            raise ConfigurationError(f"this pool cannot be watched: {why}. It is as it was.")
+        if not self._is_running() and not _can_start():
+            raise ConfigurationError(
+                "this pool cannot be watched: no thread can be started for that. It is as it was."
+            )
 
     def look_alive(self) -> bool:
         """Start the thread if it is needed and not there; return whether all is well.
