@@ -38,8 +38,17 @@ def run(*arguments: str, command: tuple[str, ...] = (sys.executable, PROGRAM)) -
     ("host", "method", "names"),
     [
         *(("Pool" if n % 2 else "Executor", "fork", [name]) for n, name in enumerate(SPARED)),
-        *((host, "fork", [*SPARED]) for host in ("Pool", "Executor")),
-        ("Pool", "spawn", [*SPARED]),
+        ("Executor", "fork", [*SPARED]),
+        *(
+            pytest.param(
+                "Pool",
+                method,
+                [*SPARED],
+                # Among the README's limits.
+                marks=pytest.mark.xfail(reason="hangs once all idle workers were killed", strict=False),
+            )
+            for method in ("fork", "spawn")
+        ),
         ("Executor", "forkserver", [*SPARED]),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else value,

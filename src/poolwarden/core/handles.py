@@ -17,6 +17,7 @@ import struct
 from typing import Any, Final
 
 from .. import clock
+from ..worker.memory import keep_high
 from .polling import poll_alone
 from .waits import readable
 
@@ -67,7 +68,7 @@ class Handle:
             # ESRCH: it is gone already, reaped by somebody else, and the
             # sentinel is all that is left of it.
             with contextlib.suppress(OSError):
-                self.pidfd = os.pidfd_open(self.pid)
+                self.pidfd = keep_high(os.pidfd_open(self.pid))
         self.fd: int = self.pidfd if self.pidfd >= 0 else process.sentinel
 
     def send(self, number: int) -> bool:

@@ -361,8 +361,11 @@ def keep_high(fd: int) -> int:
     A program that closes all it does not know gets low numbers for what it
     opens next; the guard's would be among them.
     """
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:
+        # Such a system has no other way either.
+        return fd
     limit = os.sysconf("SC_OPEN_MAX")
     # Three quarters of the usual 1024. A table of descriptors is as large as the largest number.
     lowest = (min(limit, 1024) if limit > 0 else 1024) * 3 // 4
