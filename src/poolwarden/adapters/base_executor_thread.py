@@ -108,7 +108,7 @@ class ManagerThread:
             if type(result) is tuple and result[0] == MAIL:
                 adapter.mail.handle(*result[1:])
                 result = None
-            elif type(result) is tuple and result[0] == NOTE:
+            elif isinstance(result, tuple) and result[0] == NOTE:
                 # It was taken in when it was unpickled.
                 result = None
             elif getattr(result, "work_id", None) == MAIL:

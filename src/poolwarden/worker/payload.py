@@ -261,6 +261,20 @@ class Note:
         return _listen, self._told
 
 
+class NoteMessage(tuple):  # type: ignore[type-arg]
+    """A message with a note: nobody's answer, as a pool reads it and as an executor does.
+
+    An executor that was unguarded meanwhile reads it by itself, and its thread
+    would end by what it does not know.
+    """
+
+    __slots__ = ()
+    work_id = exit_pid = exception = result = None
+
+    def __reduce__(self) -> Any:
+        return NoteMessage, (tuple(self),)
+
+
 def _listen(pool: str, kind: int, *values: Any) -> None:
     listener = listeners.get(pool)
     if listener is not None:

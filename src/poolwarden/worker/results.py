@@ -17,7 +17,7 @@ import pickle
 from . import ledger
 from .ledger import INLINE_MAX, RING_LIMIT, RING_PUT, RING_TAKEN
 from .memory import Memory, own_process
-from .payload import HEAD, NOTE, PIECE, RING_PLACE, Note, write
+from .payload import HEAD, NOTE, PIECE, RING_PLACE, Note, NoteMessage, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class ResultPipe:
 
     def tell(self, kind: int, *values: Any) -> None:
         """Send a note. Blocks while the pipe is full."""
-        self._put((NOTE, 0, Note(self._pool, kind, *values)))
+        self._put(NoteMessage((NOTE, 0, Note(self._pool, kind, *values))))
 
     def send_pieces(self, ticket: int, data: bytes) -> bytes:
         """Send an outcome piece by piece and return what is sent in its place."""
