@@ -174,3 +174,15 @@ def test_a_seat_that_nobody_spawns_carries_no_memory(memory):
     memory.prepare(process)
     seat = pickle.loads(pickle.dumps(getattr(process, SEAT)))
     assert (seat.memory, seat.calls, seat.pickler_name) == (None, None, memory.pickler_name)
+
+
+def test_a_process_that_somebody_has_closed_is_no_failed_start(memory):
+    class Closed(Started):
+        @property
+        def pid(self):
+            raise ValueError("process object is closed")
+
+    closed = Closed()
+    memory.prepare(closed)
+    memory.prepare(Started())
+    assert memory.place_of(closed) is not None

@@ -173,6 +173,14 @@ class Part:
         self.memory.close()
 
 
+def _has_not_started(process: Any) -> bool:
+    try:
+        return process.pid is None
+    except ValueError:
+        # Somebody has closed it, as is done with processes that have ended.
+        return False
+
+
 def _are_addresses_limited() -> bool:
     try:
         import resource
@@ -255,7 +263,7 @@ class PoolMemory:
             return
         for reference, place in self._starting:
             # Processes are started one after the other: this start has failed.
-            if (earlier := reference()) is None or earlier.pid is None:
+            if (earlier := reference()) is None or _has_not_started(earlier):
                 self._forget(place)
         self._starting.clear()
         part = next((part for part in self._parts if part.free), None)
