@@ -75,7 +75,7 @@ class Losses:
         worker.settle_exit_code(code)
         # Somebody who reaps our processes may be about to reap this one.
         guard.call_later(0.2, lambda: worker.settle_exit_code(code))
-        suspect = False
+        suspect = worker.may_hold_lock()
         if seen.phase == ledger.RUNNING and worker.outcome()[0] == seen.ticket:
             # It died between storing the outcome and saying so.
             guard.deliver_last_outcome(worker)
@@ -84,14 +84,17 @@ class Losses:
         elif seen.phase in (ledger.DONE, ledger.LEFT):
             guard.deliver_last_outcome(worker)
         of_repair = worker.killed is not None and worker.killed.reason == "repair"
-        if not of_repair and not self._has_left(worker, seen, code):
+        if of_repair or self._has_left(worker, seen, code):
+            suspect = False
+        else:
             older = worker.older and seen.phase == ledger.UNBORN
             unasked = seen.phase == ledger.LEFT and not guard.adapter.may_worker_leave(code)
-            suspect = seen.phase in _SUSPECT or older or unasked
+            idle = seen.phase in _SUSPECT or unasked
+            suspect = suspect or idle or older
             if older:
                 detail = f"worker {worker.pid}, older than the guard, died; what it did is not known"
                 guard.tell("worker_lost", pid=worker.pid, exit=self._diagnose(worker, code), detail=detail)
-            elif suspect or seen.phase in (ledger.UNBORN, ledger.STARTING, ledger.FAILED):
+            elif idle or seen.phase in (ledger.UNBORN, ledger.STARTING, ledger.FAILED):
                 self._note_idle_death(worker, seen, code)
         guard.adapter.buried(worker, seen)
         guard.drop(worker)

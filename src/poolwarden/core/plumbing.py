@@ -107,8 +107,7 @@ def _waits_for(worker: Worker, inode: int) -> bool:
 def is_harmless(worker: Worker) -> bool:
     """Return whether a stopped worker certainly holds no lock and no task unseen."""
     phase = worker.snapshot().phase
-    # What a worker without a record has told is old when it is read.
-    is_known = not worker.is_told and not worker.is_unknown()
+    is_known = not worker.may_hold_lock() and not worker.is_unknown()
     if is_known and (phase == RUNNING or (phase < READY and not worker.older)):
         return True
     # Waiting for a semaphore, in its only thread, is waiting for one of the

@@ -114,6 +114,17 @@ class Worker(Handle):
         """Whether it has no record, so that news of it come late."""
         return self._told is not None
 
+    def may_hold_lock(self) -> bool:
+        """Return whether it may hold a lock of the pool although it runs a task."""
+        if self.place is None or self._told is not None:
+            # What it has told is old when it is read.
+            return True
+        try:
+            return bool(self.place.record.cells[ledger.TELLING])
+        except ValueError:
+            # Another thread has closed it since.
+            return False
+
     def is_unknown(self) -> bool:
         """Return whether it has not joined and may be at work: older than the guard, or without a record."""
         return (self.older or self.place is None) and self.snapshot().phase == ledger.UNBORN

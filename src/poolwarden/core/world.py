@@ -160,9 +160,8 @@ class World:
 
 def is_in_user_code(worker: Worker) -> bool:
     """Return whether a worker certainly runs a task, or has not begun to wait for one."""
-    # What a worker without a record has told is old when it is read; one of which nothing is known
-    # may be anywhere.
-    if worker.is_told or worker.is_unknown():
+    # One of which nothing is known may be anywhere.
+    if worker.may_hold_lock() or worker.is_unknown():
         return False
     phase = worker.snapshot().phase
     return phase == RUNNING or (phase < READY and not worker.older)

@@ -114,7 +114,7 @@ class Member:
             None is known.
         """
         if self._pipe is None:
-            self._pipe = ResultPipe(self.pool)
+            self._pipe = ResultPipe(self.pool, self.record.cells)
         return self._pipe
 
     def is_ready(self) -> None:

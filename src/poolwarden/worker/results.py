@@ -15,7 +15,7 @@ from __future__ import annotations
 import pickle
 
 from . import ledger
-from .ledger import INLINE_MAX, RING_LIMIT, RING_PUT, RING_TAKEN
+from .ledger import INLINE_MAX, RING_LIMIT, RING_PUT, RING_TAKEN, TELLING
 from .memory import Memory, own_process
 from .payload import HEAD, NOTE, PIECE, RING_PLACE, Note, NoteMessage, write
 
@@ -156,6 +156,8 @@ class ResultPipe:
     ----------
     pool : str
         Names the pool to the parent.
+    cells : memoryview
+        Of the worker's record.
 
     Raises
     ------
@@ -163,8 +165,9 @@ class ResultPipe:
         It has none; this process is no worker of a host that is known.
     """
 
-    def __init__(self, pool: str) -> None:
+    def __init__(self, pool: str, cells: memoryview) -> None:
         self._pool = pool
+        self._cells = cells
         # Source: `worker` of multiprocessing.pool and `_process_worker` of concurrent.futures
         # and loky have it as their second argument, from 3.10 to 3.15.
         arguments: tuple[Any, ...] = getattr(own_process(), "_args", ())
@@ -175,7 +178,10 @@ class ResultPipe:
 
     def tell(self, kind: int, *values: Any) -> None:
         """Send a note. Blocks while the pipe is full."""
+        # The lock for results is taken below, in the middle of a task: a death there is no ordinary one.
+        self._cells[TELLING] = 1
         self._put(NoteMessage((NOTE, 0, Note(self._pool, kind, *values))))
+        self._cells[TELLING] = 0
 
     def send_pieces(self, ticket: int, data: bytes) -> bytes:
         """Send an outcome piece by piece and return what is sent in its place."""
