@@ -11,7 +11,9 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import re
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -24,6 +26,8 @@ from tests.contract.waiting import DEADLINE, ENDING, within
 #: Bytes: inside a message, beyond it, beyond a pipe, beyond what is kept beside it for long.
 SIZES = (10, 5_000, 70_000, 3_000_000)
 NOBODY = 65534
+#: Names of the folders that poolwarden had for its payloads; nobody else has such.
+FOLDER = re.compile(rf"poolwarden-{os.getuid()}-[0-9a-f]{{12}}")
 
 
 def echo(data: bytes) -> bytes:
@@ -93,8 +97,8 @@ def swept() -> None:
     """Do what a logout does with ``RemoveIPC``, as far as it is the guard's."""
     for place in ("/dev/shm", "/tmp"):
         for name in os.listdir(place):
-            if name.startswith("poolwarden"):
-                os.system(f"rm -rf {place}/{name}")
+            if FOLDER.fullmatch(name):
+                shutil.rmtree(f"{place}/{name}", ignore_errors=True)
 
 
 def masked() -> None:
@@ -128,6 +132,9 @@ def check(host: PoolBinding, pool: Any, may_signal: bool) -> None:
             except error:
                 continue
             raise AssertionError(f"no {error.__name__}")
+        if may_signal:
+            for pid in host.idle_pids(pool):
+                os.kill(pid, signal.SIGKILL)
 
 
 def main(change: str, who: str, age: str, binding: str, method: str) -> None:

@@ -17,7 +17,7 @@ from poolwarden import PoolBrokenError, WorkerLostError
 from poolwarden.testing import deaf, die, hang, hold_gil, kill_self, on_unpickle
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.binding import PoolBinding, Way
-from tests.contract.leaks import files
+from tests.contract.leaks import memories
 from tests.contract.tasks import Noted, never_leave, raise_two_arguments, same, square
 from tests.contract.waiting import ENDING, all_gone, eventually, within
 
@@ -231,12 +231,12 @@ class PoolDropped(ContractBase):
         eventually(lambda: not set(threading.enumerate()) - threads, "its threads gone", ENDING)
 
     @UNCLOSED
-    def test_a_dropped_pools_files_go_with_it(self, host: PoolBinding, start_method: str) -> None:
-        before = files()
+    def test_a_dropped_pools_memory_goes_with_it(self, host: PoolBinding, start_method: str) -> None:
+        before = memories()
         pool = host.make_pool(2, start_method)
         serves(host, pool)
         host.result(host.submit(pool, same, b"x" * 100_000))
 
         del pool
 
-        eventually(lambda: gc.collect() is not None and not files() - before, "its files gone", ENDING)
+        eventually(lambda: gc.collect() is not None and not memories() - before, "its memory gone", ENDING)

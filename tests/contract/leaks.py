@@ -1,4 +1,4 @@
-"""Finds what a test left behind: processes, threads, descriptors, files.
+"""Finds what a test left behind: processes, threads, descriptors, shared memory.
 
 Runs in the test process, on Linux. The test process adopts orphans
 (PR_SET_CHILD_SUBREAPER), so that a worker whose parent has died is still found
@@ -7,7 +7,6 @@ among its descendants, whatever it was started by.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import os
@@ -36,7 +35,7 @@ class Snapshot:
     processes: frozenset[int]
     threads: frozenset[threading.Thread]
     descriptors: Counter[str]
-    files: frozenset[str]
+    memories: frozenset[str]
 
     @classmethod
     def take(cls) -> Snapshot:
@@ -45,7 +44,7 @@ class Snapshot:
             frozenset(living_descendants()),
             frozenset(threading.enumerate()),
             descriptors(),
-            frozenset(files()),
+            frozenset(memories()),
         )
 
     def left_since(self, before: Snapshot) -> list[str]:
@@ -60,7 +59,7 @@ class Snapshot:
             f"{count} descriptors of kind {kind}"
             for kind, count in (self.descriptors - before.descriptors).items()
         ]
-        left += [f"file {name}" for name in self.files - before.files]
+        left += [f"shared memory {inode}" for inode in self.memories - before.memories]
         return left
 
 
@@ -167,14 +166,14 @@ def descriptors() -> Counter[str]:
     return kinds
 
 
-def files() -> set[str]:
-    """Return poolwarden's files of this process: each of its folders is held by an open, locked file."""
+def memories() -> set[str]:
+    """Return the shared memories of pools that this process has mapped, by their inodes."""
     found: set[str] = set()
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # it may be going right now
-            folder = Path(os.readlink(f"/proc/self/fd/{fd}")).parent
-            if folder.name.startswith("poolwarden"):
-                found.update(map(str, folder.rglob("*")))
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            _, _, _, _, inode, *path = line.split()
+            if path and path[0] == "/memfd:poolwarden":
+                found.add(inode)
     return found
 
 

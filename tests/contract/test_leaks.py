@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from poolwarden.core.memory import PoolMemory
 from tests.contract.leaks import Snapshot, reap_adopted
 from tests.contract.waiting import all_gone, eventually, lines_of, within
 
@@ -89,15 +90,10 @@ def test_descriptors(before: Snapshot, make: Any) -> None:
     assert left_since(before) == ""
 
 
-def test_files_of_this_process_and_no_others(before: Snapshot, tmp_path: Path) -> None:
-    mine, other = tmp_path / "poolwarden-mine", tmp_path / "poolwarden-other"
-    for folder in (mine, other):
-        folder.mkdir()
-        (folder / "record").touch()
-    with open(mine / "owner", "w"):
-        left = left_since(before)
-        assert f"file {mine}/record" in left
-        assert str(other) not in left
+def test_shared_memory_of_a_pool(before: Snapshot) -> None:
+    memory = PoolMemory(1, "pickle:Pickler")
+    assert "shared memory" in left_since(before)
+    memory.close()
     assert left_since(before) == ""
 
 
