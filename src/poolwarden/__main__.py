@@ -142,7 +142,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _has_losses() -> bool:
-    # Else no pool was guarded, and it costs a program nothing to be asked.
+    # If it is not loaded no pool was guarded, and the program need not pay for its import.
     tally = sys.modules.get("poolwarden.core.tally")
     return tally is not None and bool(tally.has_losses())
 

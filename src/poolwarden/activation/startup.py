@@ -64,7 +64,7 @@ def start() -> None:
     except ValueError as error:
         from ..plaintext import SHOWN_MAX
 
-        # Not all of it: a text that just fits would not fit under this longer name, and then no program
+        # A part of it is enough: a text that just fits would not fit under this longer name, and no program
         # could be started any more.
         told = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]} {len(text)}"
         if os.environ.get(_COMPLAINED) != told:

@@ -107,7 +107,7 @@ class ExecutorAdapter(ExecutorErrors):
         if executor._processes and (reducers := getattr(executor._result_queue, "_reducers", None)):
             # For those workers; later ones find them at the queue.
             self.guard.memory.reducers = self.dumper.dumps(reducers)
-        # Behind what may fail: it opens a descriptor.
+        # This opens a descriptor, so it comes after all that may fail.
         self.mail = ManagerMail(self, writer)
         self.executor: weakref.ref[Any] = weakref.ref(executor)
         self._result_queue = executor._result_queue

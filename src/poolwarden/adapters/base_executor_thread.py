@@ -97,7 +97,7 @@ class ManagerThread:
         result, broken, cause = None, False, None
         if adapter.mail.is_held and not adapter.release.leaving:
             adapter.mail.release()
-        # Without the watchdog nobody else would notice that it is not there.
+        # While the watchdog is missing nobody else notices that it is not there.
         ready = {fd for fd, _ in self._poll.poll(None if watchdog().look_alive() else _AGAIN)}
         if self._results.fileno() in ready:
             try:

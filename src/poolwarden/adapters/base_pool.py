@@ -222,7 +222,7 @@ class BasePool(PoolAdapter):
         base_pool_chunks.hook(pool)
         self.end.hook(pool)
         pool._poolwarden = self
-        # Behind the hook: whoever has fetched the bare queue before has put his job into the cache before.
+        # The cache is read after the hook: whoever still has the bare queue has put his job into the cache.
         self.older_tasks.note()
         self.older_tasks.forget_waiting(self.line.adopt_waiting())
 

@@ -342,7 +342,8 @@ class PoolMemory:
     def send(self, memory: Memory) -> Any:
         """Return what the process that is being spawned can open; None if there is no such thing."""
         part = next(part for part in self._parts if part.memory is memory)
-        # Of the package that spawns it: the other's would serve the descriptor through a socket of its own.
+        # The package that spawns the process hands the descriptor over. The other one would serve it
+        # through a socket, with a key that the process does not have.
         for name in PACKAGES:
             context: Any = sys.modules.get(f"{name}.context")
             if context is not None and context.get_spawning_popen() and is_same(part.fd, part.proof):
@@ -383,7 +384,11 @@ class CallRoom:
         start = self._take(_block(size))
         if start is None:
             return None
-        write(self._memory, start, number, parts, size)
+        try:
+            write(self._memory, start, number, parts, size)
+        except ValueError:
+            # Another thread has ended the pool since.
+            return None
         return PLACE.pack(start, size)
 
     def _take(self, block: int) -> int | None:

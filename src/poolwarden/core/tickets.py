@@ -364,7 +364,11 @@ class Tickets:
             # Its cell is in use: it begins, and is stopped.
             return False
         self._called_off[number % CALLED_OFF] = number
-        self._memory.main.memory.call_off(number)
+        try:
+            self._memory.main.memory.call_off(number)
+        except ValueError:
+            # Another thread has ended the pool since.
+            return False
         return True
 
     def _weigh(self, ticket: Ticket, sign: int) -> None:
