@@ -41,8 +41,12 @@ from tests.contract.tasks import Noted, square
 from tests.contract.waiting import DEADLINE, eventually
 from tests.worker.processes import answer_of
 
-#: A file that is being read when something is raised is closed only when it is collected.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+#: A file that is being read when something is raised is closed only when it is collected, and what comes
+#: at the last step of a thread is told there.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 PACKAGE = os.path.dirname(os.path.dirname(watchdog_module.__file__))
 

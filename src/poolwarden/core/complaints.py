@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from typing import Final
 
+from . import threads
 from .forking import no_fork
 
 log = logging.getLogger("poolwarden")
@@ -40,7 +41,7 @@ def complain(
     # One too many does no harm.
     _thread = thread
     try:
-        thread.start()
+        threads.start(thread)
     except RuntimeError:
         # From Python 3.12 on no thread can be started once the interpreter ends.
         _say_all()

@@ -25,7 +25,7 @@ from .. import clock
 from ..plaintext import visible
 from ..policy import Policy
 from ..records import Event, WorkerExit
-from . import tally
+from . import tally, threads
 from .forking import no_fork
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Herald:
         # Before its start, which may be interrupted when it has begun.
         self._thread = thread
         try:
-            thread.start()
+            threads.start(thread)
         except RuntimeError:
             self._thread = None
             return False

@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 
 from .. import clock
 from ..errors import ConfigurationError
+from . import threads
 from .complaints import complain
 from .patched import why_patched
 from .waits import readable
@@ -198,12 +199,12 @@ class Watchdog:
             thread = threading.Thread(target=self._run, name="poolwarden-watchdog", daemon=True)
             self._thread = thread
             try:
-                thread.start()
+                threads.start(thread)
                 # Behind its start: others join it, without the lock.
                 self._last = weakref.ref(thread)
                 break
             except RuntimeError:
-                # There is no room for a thread, or the interpreter ends and starts no more (3.12).
+                # There is no room for a thread, it has died at once, or the interpreter ends.
                 self._thread = None
                 return False
             except BaseException:
@@ -340,7 +341,7 @@ def _is_open(fd: int) -> bool:
 def _can_start() -> bool:
     probe = threading.Thread(target=int, name="poolwarden-probe", daemon=True)
     try:
-        probe.start()
+        threads.start(probe)
     except RuntimeError:
         return False
     # Gone before the host forks.

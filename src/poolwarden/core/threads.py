@@ -1,0 +1,49 @@
+"""Starts our own threads without a wait that has no bound.
+
+`Thread.start` waits until the new thread says that it has begun, and a thread that
+ends with its first step never says so. What a tool raises in the thread that starts
+it can land there: before Python 3.12 the new thread has, for a moment, the ident of
+the one that starts it (source: ``new_threadstate`` in ``Python/pystate.c``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any, Final
+
+from .interruption import protect
+
+#: Seconds for a thread to begin; it takes well under a millisecond. One that begins later is one too many,
+#: which whoever starts it must bear.
+BEGIN_BOUND: Final = 1.0
+
+
+class _Begun(threading.Event):
+    """Set by a thread that has begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        protect(self._cond)  # type: ignore[attr-defined]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(BEGIN_BOUND if timeout is None else timeout)
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    Raises
+    ------
+    RuntimeError
+        There is no room for it, the interpreter ends and starts no more (Python 3.12),
+        or it did not begin within `BEGIN_BOUND` seconds.
+    """
+    unsafe: Any = thread
+    unsafe._started = _Begun()
+    thread.start()
+    if thread.ident is None:
+        with contextlib.suppress(AttributeError):
+            # Or it is counted as a thread for ever.
+            threading._limbo.pop(thread, None)  # type: ignore[attr-defined]
+        raise RuntimeError(f"{thread.name} did not begin")
