@@ -141,6 +141,10 @@ class PoolAdapter(ABC):
         """Wait until the result thread has handled what was sent before, `bound` seconds at most."""
         return None
 
+    def is_somebody_sending(self) -> bool:
+        """Return whether the lock for sending results is taken, by the living or the dead."""
+        return False
+
     @abstractmethod
     def may_worker_leave(self, code: int | None) -> bool:
         """Return whether a worker may have left in an orderly way, with this exit code, on purpose."""

@@ -432,6 +432,9 @@ class ExecutorAdapter(ExecutorErrors):
         self.mail.call(done.set)
         done.wait(bound)
 
+    def is_somebody_sending(self) -> bool:
+        return self.queue.is_somebody_sending()
+
     def may_worker_leave(self, code: int | None) -> bool:
         if self.end.joining or self.thread.is_shutting_down():
             return True

@@ -376,6 +376,10 @@ class BasePool(PoolAdapter):
         self.post((Barrier(self.quiet_cache, done.set).job, 0, None))
         done.wait(bound)
 
+    def is_somebody_sending(self) -> bool:
+        lock = getattr(self._outqueue, "_wlock", None)
+        return lock is not None and lock._semlock._is_zero()
+
     def call_behind(self, action: Callable[[], None]) -> None:
         done = threading.Event()
 

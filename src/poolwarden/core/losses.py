@@ -17,6 +17,7 @@ from ..records import WorkerExit
 from ..worker import envelope, ledger
 from . import verdicts
 from .diagnosis import Evidence, diagnose
+from .plumbing import LOCK_BOUND, wait_until
 from .printed import own_traceback
 from .recording import running
 from .tickets import VERDICT, Ticket
@@ -75,7 +76,7 @@ class Losses:
         worker.settle_exit_code(code)
         # Somebody who reaps our processes may be about to reap this one.
         guard.call_later(0.2, lambda: worker.settle_exit_code(code))
-        suspect = worker.may_hold_lock()
+        suspect = self._may_have_left_a_lock(worker)
         if seen.phase == ledger.RUNNING and worker.outcome()[0] == seen.ticket:
             # It died between storing the outcome and saying so.
             guard.deliver_last_outcome(worker)
@@ -99,6 +100,13 @@ class Losses:
         guard.adapter.buried(worker, seen)
         guard.drop(worker)
         return suspect
+
+    def _may_have_left_a_lock(self, worker: Worker) -> bool:
+        """Return whether a worker may have died in the middle of a note or an outcome, with that lock."""
+        if worker.place is None or worker.is_told:
+            # All that it has told was read above: if it had that lock, it has it still.
+            return not wait_until(lambda: not self._guard.adapter.is_somebody_sending(), LOCK_BOUND)
+        return worker.may_hold_lock()
 
     def _has_left(self, worker: Worker, seen: Snapshot, code: int | None) -> bool:
         """Return whether a worker that never joined was told to leave: there was nothing for it to do."""
