@@ -44,7 +44,7 @@ class Suite:
     host : str
         What users call it.
     files : tuple of str
-        Below ``tests/adapters``.
+        Below ``tests/hosts``.
     distribution : str
         What has the host; empty for the standard library.
     besides : tuple of str
@@ -148,7 +148,7 @@ def examine_suite(suite: Suite, version: str, python: str) -> Outcome:
         command = [str(place.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}"]
         # A version that is older than the Python may use what that has deprecated since.
         command += ["-W", "default::DeprecationWarning"]
-        command += [f"tests/adapters/{file}" for file in suite.files]
+        command += [f"tests/hosts/{file}" for file in suite.files]
         env = {**clean_env(), "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             ran = subprocess.run(

@@ -13,7 +13,7 @@ import sys
 
 
 def _tell(path: str, pid: int) -> None:
-    adapters = sys.modules.get("poolwarden.adapters.base")
+    adapters = sys.modules.get("poolwarden.hosts.base")
     if os.getpid() != pid or adapters is None:
         return
     with open(path, "a", encoding="utf-8") as file:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite("tests.contract", "tests.adapters")
+pytest.register_assert_rewrite("tests.contract", "tests.hosts")
 
 from tests.contract import leaks  # noqa: E402 - after the line above, or its asserts stay terse
 

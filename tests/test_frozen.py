@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import poolwarden
-from poolwarden.activation.hosts import HOSTS
+from poolwarden.hosts.registry import HOSTS
 
 ROOT = Path(poolwarden.__file__).parent
 #: Never part of a frozen program: they belong to a Python that runs scripts.
 APART = (
     "__main__",
     "cli",
-    "core.abilities",
+    "system.capabilities",
     "testing",
     "activation.pytest_plugin",
     "activation.pytest_guard",
@@ -35,8 +35,8 @@ COMPUTED = {
     "worker.member",
     "worker.orphan",
     "worker.picklers",
-    "adapters.base_pool",
-    "adapters.loky",
+    "hosts.pool.adapter",
+    "hosts.executor.loky",
     "worker.memory",
     "core.preload",
 }
@@ -64,7 +64,9 @@ def named(name: str, tree: ast.Module) -> Iterator[str]:
             levels = node.level - is_package
             start = [part for part in package if part][: len(package) - levels] if node.level else []
             base = ".".join([*start, *([node.module] if node.module else [])])
-            yield base
+            parts = base.split(".")
+            # With a module come the packages that it is in.
+            yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 

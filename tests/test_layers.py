@@ -18,7 +18,7 @@ ROOT = Path(poolwarden.__file__).parent
 #: What a part of the package may import: itself, and these parts.
 BELOW: dict[str, set[str]] = {
     # On demand, but for what waits for joblib.
-    "__init__": {"on_import", "activation", "adapters", "errors", "policy", "records"},
+    "__init__": {"on_import", "activation", "hosts", "errors", "policy", "records"},
     "on_import": set(),
     "plaintext": set(),
     "options": {"plaintext"},
@@ -30,22 +30,23 @@ BELOW: dict[str, set[str]] = {
     "policy": {"errors", "records", "limited", "options"},
     "worker": {"errors", "records", "limited", "clock"},
     "report": {"errors", "records", "__init__", "plaintext", "clock"},
-    "core": {"worker", "policy", "report", "errors", "records", "limited", "plaintext", "clock"},
+    "system": {"worker", "errors", "plaintext", "clock"},
 }
-BELOW["adapters"] = BELOW["core"] | {"core"}
-BELOW["activation"] = BELOW["adapters"] | {"adapters", "on_import", "options", "plaintext"}
+BELOW["core"] = BELOW["system"] | {"system", "policy", "report", "records", "limited"}
+BELOW["hosts"] = BELOW["core"] | {"core"}
+BELOW["activation"] = BELOW["hosts"] | {"hosts", "on_import", "options"}
 BELOW["cli"] = BELOW["activation"] | {"activation", "testing"}
 BELOW["__main__"] = BELOW["cli"] | {"cli"}
 
-#: Hosts are named, and imported, by adapters and by what finds adapters.
-HOST_FREE = ("worker", "core", "policy", "records", "limited", "clock", "report")
+#: Hosts are imported by their own room alone.
+HOST_FREE = ("worker", "system", "core", "policy", "records", "limited", "clock", "report")
 HOSTS = {"multiprocessing.pool", "concurrent.futures.process", "loky", "joblib", "multiprocess"}
 
-#: What several adapters share, beside `base`.
-SHARED = ("base",)
+#: What families of hosts share.
+SHARED = ("base", "batch")
 
-#: A host that puts its tasks into the pools of others.
-ABOVE = {"joblib": ("loky", "pool")}
+#: A family that puts its tasks into the pools of others.
+ABOVE = {"joblib": ("executor", "pool")}
 
 #: Modules that cost a worker's start-up milliseconds.
 COSTLY = {"dataclasses", "inspect", "wrapt", "concurrent.futures", "typing", "logging", "asyncio"}
@@ -109,23 +110,23 @@ def test_imports_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in sources() if part_of(module_name(path)) == "adapters"], ids=module_name
+    "path",
+    [path for path in sources() if module_name(path).startswith("hosts.") and path.stem != "registry"],
+    ids=module_name,
 )
-def test_adapters_do_not_import_each_other(path: Path) -> None:
-    """A host may take several files: ``joblib.py``, ``joblib_pool.py``; what hosts share is ``base*.py``."""
-    host = path.stem.partition("_")[0]
+def test_families_of_hosts_do_not_import_each_other(path: Path) -> None:
+    family = module_name(path).split(".")[1]
     for line, name in imports(path):
-        if name.startswith("poolwarden.adapters."):
+        if name.startswith("poolwarden.hosts."):
             other = name.split(".")[2]
-            mine = (host, "base", *ABOVE.get(host, ()))
-            allowed = other in SHARED or other.partition("_")[0] in mine
+            allowed = other in (family, *SHARED, *ABOVE.get(family, ()))
             assert allowed, f"line {line} imports {name}"
 
 
 @pytest.mark.parametrize(
     "path", [path for path in sources() if part_of(module_name(path)) in HOST_FREE], ids=module_name
 )
-def test_only_adapters_import_a_host(path: Path) -> None:
+def test_only_hosts_import_a_host(path: Path) -> None:
     for line, name in imports(path):
         host = next((host for host in HOSTS if f"{name}.".startswith(f"{host}.")), None)
         assert host is None, f"line {line} imports {name}"

@@ -1,7 +1,7 @@
 """The errors a user of a guarded pool may catch.
 
 Covers the classes, their attributes, and that they survive pickling. Does not
-write their messages: `poolwarden.core.verdicts` does. May be imported and
+write their messages: `poolwarden.core.error_texts` does. May be imported and
 raised in any process and thread; imports the standard library only, but
 `concurrent.futures.process` with it, so a worker should import it late.
 

@@ -6,8 +6,8 @@ import importlib.util
 
 import pytest
 
-from tests.adapters.bind_joblib import BindJoblib
-from tests.adapters.bind_loky import BindLoky
+from tests.hosts.bind_joblib import BindJoblib
+from tests.hosts.bind_loky import BindLoky
 
 
 @pytest.fixture(scope="session")

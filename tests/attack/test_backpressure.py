@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import pytest
 
 from poolwarden import WorkerLostError
-from poolwarden.core import memory
-from tests.adapters.bind_executor import BindExecutor
-from tests.adapters.bind_loky import BindLoky
-from tests.adapters.bind_pool import BindPool
+from poolwarden.core import pool_memory
 from tests.contract.base import ContractBase, Notes, Pools
 from tests.contract.binding import PoolBinding
 from tests.contract.tasks import Noted
 from tests.contract.waiting import eventually, state_of
+from tests.hosts.bind_executor import BindExecutor
+from tests.hosts.bind_loky import BindLoky
+from tests.hosts.bind_pool import BindPool
 
 LARGE = 3 << 20
 
@@ -71,7 +71,7 @@ class Backpressure(ContractBase):
     @pytest.fixture(autouse=True)
     def little_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let a megabyte wait, and no more."""
-        monkeypatch.setattr(memory, "_SHARE", 1 << 40)
+        monkeypatch.setattr(pool_memory, "_SHARE", 1 << 40)
 
     @pytest.mark.every_start_method
     def test_what_finds_no_room_takes_the_pipe(self, host: PoolBinding, make_pool: Pools) -> None:

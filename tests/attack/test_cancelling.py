@@ -20,11 +20,11 @@ from typing import Any, ClassVar
 import pytest
 
 from poolwarden import ConfigurationError, Policy, cancel
-from poolwarden.core.deadlines import Deadlines
-from tests.adapters import bind_executor, bind_loky, bind_pool
+from poolwarden.core.timeouts import Deadlines
 from tests.contract.base import ContractBase
 from tests.contract.tasks import HeldUntil, Noted, square
 from tests.contract.waiting import DEADLINE, ENDING, eventually, within
+from tests.hosts import bind_executor, bind_loky, bind_pool
 
 AT_ONCE = 2.0  # far more than it takes, far less than what runs before it
 

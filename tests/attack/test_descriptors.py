@@ -26,12 +26,12 @@ import pytest
 
 from poolwarden import TaskTimeoutError, WorkerLostError, limits
 from poolwarden.testing import hang
-from tests.adapters.bind_executor import BindExecutor
-from tests.adapters.bind_joblib import BindJoblib
-from tests.adapters.bind_loky import BindLoky
-from tests.adapters.bind_pool import BindPool
 from tests.contract.base import ContractBase, Pools
 from tests.contract.binding import PoolBinding
+from tests.hosts.bind_executor import BindExecutor
+from tests.hosts.bind_joblib import BindJoblib
+from tests.hosts.bind_loky import BindLoky
+from tests.hosts.bind_pool import BindPool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="takes /proc and memory files")
 

@@ -20,10 +20,10 @@ from typing import ClassVar
 
 import pytest
 
-from tests.adapters.bind_executor import BindExecutor
-from tests.adapters.bind_loky import BindLoky
-from tests.adapters.bind_pool import BindPool
 from tests.contract.binding import PoolBinding
+from tests.hosts.bind_executor import BindExecutor
+from tests.hosts.bind_loky import BindLoky
+from tests.hosts.bind_pool import BindPool
 
 BOUND = 60.0
 

@@ -21,10 +21,10 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from poolwarden import WorkerLostError, guard
-from poolwarden.core.kernellog import KernelLog
-from poolwarden.core.oom import OomWatch
+from poolwarden.system.kernel_log import KernelLog
+from poolwarden.system.out_of_memory import OomWatch
 from tests.contract.waiting import DEADLINE
-from tests.core.test_oom_real import GREEDY, LIMIT, Cgroup, cgroup, greedy, let_it_die
+from tests.system.test_out_of_memory_real import GREEDY, LIMIT, Cgroup, cgroup, greedy, let_it_die
 
 __all__ = ["cgroup", "greedy"]
 

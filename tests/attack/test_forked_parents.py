@@ -35,15 +35,15 @@ import pytest
 
 import poolwarden
 from poolwarden import ConfigurationError, cancel, guard, unguard
-from tests.adapters.bind_executor import BindExecutor
-from tests.adapters.bind_joblib import BindJoblib
-from tests.adapters.bind_loky import BindLoky
-from tests.adapters.bind_pool import BindPool
 from tests.attack.forking import status_of
 from tests.contract.base import ContractBase
 from tests.contract.binding import PoolBinding
 from tests.contract.tasks import HeldUntil, square
 from tests.contract.waiting import ENDING, eventually, within
+from tests.hosts.bind_executor import BindExecutor
+from tests.hosts.bind_joblib import BindJoblib
+from tests.hosts.bind_loky import BindLoky
+from tests.hosts.bind_pool import BindPool
 
 pytestmark = [
     pytest.mark.bound(20.0),

@@ -29,14 +29,14 @@ from typing import Any, ClassVar
 import pytest
 
 from poolwarden import install, uninstall
-from tests.adapters.bind_executor import BindElsewhere, BindExecutor
-from tests.adapters.bind_joblib import BindJoblib
-from tests.adapters.bind_loky import BindLate, BindLoky
-from tests.adapters.bind_pool import BindPool
 from tests.attack import forking
 from tests.contract.base import ContractBase
 from tests.contract.binding import PoolBinding, Way
 from tests.contract.waiting import ENDING, all_gone, eventually, lines_of, within
+from tests.hosts.bind_executor import BindElsewhere, BindExecutor
+from tests.hosts.bind_joblib import BindJoblib
+from tests.hosts.bind_loky import BindLate, BindLoky
+from tests.hosts.bind_pool import BindPool
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 

@@ -28,12 +28,12 @@ from tests.contract.waiting import DEADLINE
 pytestmark = pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="measures with it")
 
 HOSTS = {
-    "pool": ("tests.adapters.bind_pool:BindPool", "fork"),
-    "pool-spawn": ("tests.adapters.bind_pool:BindPool", "spawn"),
-    "executor": ("tests.adapters.bind_executor:BindExecutor", "fork"),
-    "executor-spawn": ("tests.adapters.bind_executor:BindElsewhere", "spawn"),
-    "loky": ("tests.adapters.bind_loky:BindLoky", "loky"),
-    "joblib": ("tests.adapters.bind_joblib:BindJoblib", "loky"),
+    "pool": ("tests.hosts.bind_pool:BindPool", "fork"),
+    "pool-spawn": ("tests.hosts.bind_pool:BindPool", "spawn"),
+    "executor": ("tests.hosts.bind_executor:BindExecutor", "fork"),
+    "executor-spawn": ("tests.hosts.bind_executor:BindElsewhere", "spawn"),
+    "loky": ("tests.hosts.bind_loky:BindLoky", "loky"),
+    "joblib": ("tests.hosts.bind_joblib:BindJoblib", "loky"),
 }
 
 

@@ -26,12 +26,12 @@ from typing import Any, ClassVar
 import pytest
 
 from poolwarden import ConfigurationError, WorkerLostError, guard, install, testing, unguard, uninstall
-from poolwarden.core import stepping
-from poolwarden.core.watchdog import watchdog
-from tests.adapters import bind_executor, bind_loky, bind_pool
+from poolwarden.system import stepping
+from poolwarden.system.watchdog import watchdog
 from tests.contract.base import ContractBase
 from tests.contract.tasks import square
 from tests.contract.waiting import DEADLINE, within
+from tests.hosts import bind_executor, bind_loky, bind_pool
 
 THREADS = 6
 

@@ -19,9 +19,9 @@ import pytest
 
 from poolwarden import PayloadError, PoolBrokenError, TaskExitError, TaskTimeoutError, WorkerLostError
 from poolwarden.testing import die, fail, hang, on_unpickle
-from tests.adapters import bind_executor, bind_loky, bind_pool
 from tests.contract.base import ContractBase
 from tests.contract.tasks import same, square
+from tests.hosts import bind_executor, bind_loky, bind_pool
 
 
 class NeedsTwoError(Exception):

@@ -19,14 +19,14 @@ import pytest
 
 from poolwarden.core.guard import Guard
 from poolwarden.policy import Policy
-from tests.adapters import bind_loky
-from tests.adapters.bind_executor import BindElsewhere, BindExecutor
-from tests.adapters.bind_pool import BindPool
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.binding import PoolBinding
 from tests.contract.tasks import HeldUntil, Noted
 from tests.contract.waiting import all_gone
 from tests.core.fakes import FakeHost
+from tests.hosts import bind_loky
+from tests.hosts.bind_executor import BindElsewhere, BindExecutor
+from tests.hosts.bind_pool import BindPool
 
 RAISED = {
     "exit": SystemExit,

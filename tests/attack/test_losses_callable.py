@@ -20,12 +20,12 @@ import pytest
 from poolwarden import ConfigurationError, Policy, TaskTimeoutError, WorkerLostError, limits
 from poolwarden.options import read, spell
 from poolwarden.testing import die, fail, hang, kill_self, only_for
-from tests.adapters.bind_executor import BindExecutor
-from tests.adapters.bind_pool import BindPool
 from tests.contract.base import ContractBase, Pools
 from tests.contract.binding import PoolBinding, Way
 from tests.contract.tasks import square
 from tests.contract.waiting import DEADLINE
+from tests.hosts.bind_executor import BindExecutor
+from tests.hosts.bind_pool import BindPool
 
 
 class Replacing:

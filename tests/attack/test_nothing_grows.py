@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 
 from poolwarden import cancel, guard, unguard
-from tests.adapters import bind_loky
 from tests.contract.tasks import square
 from tests.contract.waiting import DEADLINE, eventually
+from tests.hosts import bind_loky
 
 ROUNDS = 60
 #: Objects and bytes a round that would be growth; what varies is divided by the rounds.

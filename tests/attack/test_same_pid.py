@@ -18,10 +18,10 @@ import pytest
 from poolwarden import WorkerLostError
 from poolwarden.core.guard import Guard
 from poolwarden.core.losses import Losses
-from tests.adapters.bind_pool import BindPool
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.tasks import HeldUntil, Noted, square
 from tests.contract.waiting import DEADLINE, eventually
+from tests.hosts.bind_pool import BindPool
 
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 

@@ -23,17 +23,17 @@ from typing import Any
 
 import pytest
 
-from poolwarden.adapters.base_pool import BasePool
 from poolwarden.core.standstill import Standstill
+from poolwarden.hosts.pool.adapter import BasePool
 from poolwarden.worker import member
-from tests.adapters.bind_executor import BindExecutor
-from tests.adapters.bind_joblib import BindJoblib
-from tests.adapters.bind_loky import BindLoky
-from tests.adapters.bind_pool import BindPool
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.binding import PoolBinding
 from tests.contract.tasks import HeldUntil, Noted, never_leave, square, take
 from tests.contract.waiting import ENDING, eventually, state_of, within
+from tests.hosts.bind_executor import BindExecutor
+from tests.hosts.bind_joblib import BindJoblib
+from tests.hosts.bind_loky import BindLoky
+from tests.hosts.bind_pool import BindPool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="takes /proc")
 

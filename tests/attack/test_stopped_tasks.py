@@ -26,13 +26,13 @@ from poolwarden.core.losses import _why_stopped
 from poolwarden.core.workers import Kill, Snapshot
 from poolwarden.testing import die, hang, kill_self, segfault
 from poolwarden.worker.ledger import RUNNING
-from tests.adapters.bind_executor import BindExecutor
-from tests.adapters.bind_joblib import BindJoblib
-from tests.adapters.bind_loky import BindLoky
-from tests.adapters.bind_pool import BindPool
 from tests.contract.base import ContractBase, Notes, Pools
 from tests.contract.binding import PoolBinding
 from tests.contract.tasks import Noted, no_dump, square
+from tests.hosts.bind_executor import BindExecutor
+from tests.hosts.bind_joblib import BindJoblib
+from tests.hosts.bind_loky import BindLoky
+from tests.hosts.bind_pool import BindPool
 
 #: Seconds of a task's time, and to clean up in.
 SHORT, GRACE = 0.3, 0.5

@@ -25,15 +25,15 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.bind_executor import BindExecutor
-from tests.adapters.bind_joblib import BindJoblib
-from tests.adapters.bind_loky import BindLoky
-from tests.adapters.bind_pool import BindPool
 from tests.contract.base import ContractBase, Notes, Pools
 from tests.contract.binding import PoolBinding
 from tests.contract.idle_deaths import kill_if_there
 from tests.contract.tasks import Noted, append_line, square
 from tests.contract.waiting import eventually, is_gone, lines_of
+from tests.hosts.bind_executor import BindExecutor
+from tests.hosts.bind_joblib import BindJoblib
+from tests.hosts.bind_loky import BindLoky
+from tests.hosts.bind_pool import BindPool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the calls are Linux's")
 

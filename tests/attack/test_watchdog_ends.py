@@ -26,19 +26,19 @@ from typing import Any, ClassVar
 import pytest
 
 from poolwarden import TaskTimeoutError, WorkerLostError, clock
-from poolwarden.core import watchdog as watchdog_module
 from poolwarden.core.events import Herald
-from poolwarden.core.watchdog import Watchdog, watchdog
 from poolwarden.policy import Policy
+from poolwarden.system import watchdog as watchdog_module
+from poolwarden.system.watchdog import Watchdog, watchdog
 from poolwarden.testing import hang, kill_self
-from tests.adapters.bind_executor import BindExecutor
-from tests.adapters.bind_joblib import BindJoblib
-from tests.adapters.bind_loky import BindLoky
-from tests.adapters.bind_pool import BindPool
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.binding import PoolBinding
 from tests.contract.tasks import Noted, square
 from tests.contract.waiting import DEADLINE, eventually
+from tests.hosts.bind_executor import BindExecutor
+from tests.hosts.bind_joblib import BindJoblib
+from tests.hosts.bind_loky import BindLoky
+from tests.hosts.bind_pool import BindPool
 from tests.worker.processes import answer_of
 
 #: A file that is being read when something is raised is closed only when it is collected, and what comes

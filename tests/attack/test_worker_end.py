@@ -26,14 +26,14 @@ import pytest
 from poolwarden import PoolBrokenError, TaskExitError, WorkerLostError, guard
 from poolwarden.testing import hang, on_unpickle
 from poolwarden.worker.signals import raised_by_handler
-from tests.adapters.bind_executor import BindExecutor
-from tests.adapters.bind_loky import BindLoky
-from tests.adapters.bind_multiprocess import BindMultiprocess
-from tests.adapters.bind_pool import BindPool
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.binding import PoolBinding
 from tests.contract.tasks import Noted, append_line, same, square
 from tests.contract.waiting import ENDING, all_gone, eventually, lines_of, within
+from tests.hosts.bind_executor import BindExecutor
+from tests.hosts.bind_loky import BindLoky
+from tests.hosts.bind_multiprocess import BindMultiprocess
+from tests.hosts.bind_pool import BindPool
 
 CODE = 3
 

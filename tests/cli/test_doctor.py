@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import poolwarden
-from poolwarden.activation import hosts
-from poolwarden.activation.hosts import Host
-from poolwarden.adapters.pool import MultiprocessingPool
 from poolwarden.cli import doctor, doctor_checks
-from poolwarden.core import abilities as abilities_module
-from poolwarden.core.seams import Seam, attributes_of
+from poolwarden.hosts import registry
+from poolwarden.hosts.pool.multiprocessing import MultiprocessingPool
+from poolwarden.hosts.registry import Host
+from poolwarden.system import capabilities as abilities_module
+from poolwarden.system.patches import Seam, attributes_of
 from tests.contract.waiting import DEADLINE
 
 SOURCE = Path(poolwarden.__file__).parents[1]
@@ -65,7 +65,7 @@ def test_json_says_the_same():
     found = json.loads(ran.stdout)
     assert found["schema"] == 1
     assert found["ok"] is True
-    assert [host["kind"] for host in found["hosts"]] == [host.kind for host in hosts.HOSTS]
+    assert [host["kind"] for host in found["hosts"]] == [host.kind for host in registry.HOSTS]
     assert all(host["found"] for host in found["hosts"] if host["installed"])
     assert {able["name"] for able in found["abilities"]} >= {"pidfds", "cgroup counter", "Python stacks"}
 
@@ -103,7 +103,7 @@ def test_a_missing_private_name_is_named(monkeypatch):
 
 def test_a_host_that_is_not_installed_changes_nothing(monkeypatch):
     absent = Host("no_such_host.pool", "pool:MultiprocessingPool", "no_such_host.Pool", "no-such-host")
-    monkeypatch.setattr(doctor_checks, "HOSTS", (*hosts.HOSTS, absent))
+    monkeypatch.setattr(doctor_checks, "HOSTS", (*registry.HOSTS, absent))
     found = found_with(monkeypatch)
     assert found["ok"]
     assert found["hosts"][-1]["installed"] is False

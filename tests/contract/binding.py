@@ -1,6 +1,6 @@
 """What a host's binding supplies, and the words the contract is written in.
 
-A binding is a subclass of `PoolBinding` in ``tests/adapters/bind_<host>.py``:
+A binding is a subclass of `PoolBinding` in ``tests/hosts/bind_<host>.py``:
 how to make the host's pool, submit to it, and end it. Programs started by
 tests import it too, so it must not import pytest.
 """

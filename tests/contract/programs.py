@@ -21,7 +21,7 @@ from dataclasses import asdict
 from typing import Any
 
 from poolwarden import WorkerLostError
-from poolwarden.core.watchdog import watchdog
+from poolwarden.system.watchdog import watchdog
 from poolwarden.testing import deaf, die, fill_memory, hang, hold_gil, kill_self, spin
 from poolwarden.worker.ledger import READY
 from tests.contract.binding import PoolBinding

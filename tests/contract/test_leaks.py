@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from poolwarden.core.memory import PoolMemory
+from poolwarden.core.pool_memory import PoolMemory
 from tests.contract.leaks import Snapshot, reap_adopted
 from tests.contract.waiting import all_gone, eventually, lines_of, within
 

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from poolwarden.adapters.base import PoolAdapter
 from poolwarden.core.guard import Guard
 from poolwarden.core.tickets import Ticket
 from poolwarden.core.workers import Snapshot, Worker
 from poolwarden.errors import RemoteTraceback
+from poolwarden.hosts.base import PoolAdapter
 from tests.contract.waiting import DEADLINE
 
 

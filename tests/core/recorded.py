@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from poolwarden.core.memory import Place, PoolMemory
+from poolwarden.core.pool_memory import Place, PoolMemory
 from poolwarden.core.workers import Worker
 from poolwarden.worker.results import Ring
 from tests.worker.processes import running, wait_for_ever

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from poolwarden.core.memory import PoolMemory
+from poolwarden.core.error_texts import worker_lost
+from poolwarden.core.pool_memory import PoolMemory
 from poolwarden.core.tickets import Ticket, Tickets
-from poolwarden.core.verdicts import worker_lost
 from poolwarden.policy import Policy, limits
 from poolwarden.records import WorkerExit
 from poolwarden.worker import envelope

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from poolwarden.core.farewell import Farewell
-from poolwarden.core.plumbing import freeze
+from poolwarden.core.stop_world import freeze
 from tests.contract.waiting import DEADLINE
 from tests.core.recorded import workers
 from tests.worker.processes import FORK, wait_for_ever

@@ -20,9 +20,9 @@ from poolwarden import errors
 from poolwarden.core import losses
 from poolwarden.core.guard import Guard
 from poolwarden.core.tickets import VERDICT
-from poolwarden.core.watchdog import watchdog
 from poolwarden.core.workers import Kill
 from poolwarden.policy import Policy, limits
+from poolwarden.system.watchdog import watchdog
 from poolwarden.worker import ledger
 from poolwarden.worker.envelope import CHUNK, PARTS, TIMEOUT, VALUE
 from poolwarden.worker.payload import MEMORY

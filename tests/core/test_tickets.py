@@ -11,9 +11,9 @@ import weakref
 import pytest
 
 from poolwarden.core import tickets as tickets_module
-from poolwarden.core.naming import caller_site, name_of
+from poolwarden.core.error_texts import pool_broken, task_timeout, worker_lost
+from poolwarden.core.task_names import caller_site, name_of
 from poolwarden.core.tickets import VERDICT, Tickets
-from poolwarden.core.verdicts import pool_broken, task_timeout, worker_lost
 from poolwarden.policy import Policy, limits
 from poolwarden.records import WorkerExit
 from poolwarden.worker import envelope, ledger, payload

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from poolwarden.core.memory import PoolMemory
+from poolwarden.core.pool_memory import PoolMemory
 from poolwarden.worker.member import Member
 from tests.worker.members import member_of
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from poolwarden.core.memory import Place, PoolMemory
+from poolwarden.core.pool_memory import Place, PoolMemory
 from poolwarden.worker import member as member_module
 from poolwarden.worker.member import Member
 from poolwarden.worker.payload import Dumper, Reader

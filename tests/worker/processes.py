@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from poolwarden.core.memory import PoolMemory
+from poolwarden.core.pool_memory import PoolMemory
 from tests.contract.waiting import DEADLINE
 
 FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from poolwarden.core.memory import PoolMemory
+from poolwarden.core.pool_memory import PoolMemory
 from poolwarden.worker import ledger
 from poolwarden.worker.ledger import INLINE_MAX
 from poolwarden.worker.member import birth, join, leave

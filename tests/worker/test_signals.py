@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from poolwarden.core.memory import PoolMemory
+from poolwarden.core.pool_memory import PoolMemory
 from poolwarden.testing import hold_gil, segfault
 from poolwarden.worker import envelope, ledger
 from poolwarden.worker.member import birth, join

@@ -5,13 +5,13 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from ..core.stepping import in_one_step
+from ..hosts.registry import adapter_for
 from ..policy import Policy
+from ..system.stepping import in_one_step
 
 # Loaded with `guard`, not by it: a worker that the host forks in another thread meanwhile would stand still
 # before its first guarded task, for ever, in the lock of the module that was being imported.
 from ..worker import envelope  # noqa: F401
-from .hosts import adapter_for
 
 _Pool = TypeVar("_Pool")
 
@@ -104,7 +104,7 @@ def cancel(handle: Any) -> bool:
     if adapter is not None:
         return bool(adapter.cancel(handle))
     if isinstance(handle, Future) or hasattr(handle, "_asyncio_future_blocking"):
-        from ..adapters.base_executor import ExecutorAdapter
+        from ..hosts.executor.adapter import ExecutorAdapter
 
         stopped = ExecutorAdapter.cancel_future(handle)
         if stopped is not None:

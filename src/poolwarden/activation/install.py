@@ -14,12 +14,12 @@ import threading
 from typing import Any
 
 from ..core.left_bare import warn_left_bare
-from ..core.patched import why_patched
-from ..core.stepping import in_one_step
+from ..hosts.registry import HOSTS, Host
 from ..on_import import when_imported
 from ..policy import Policy
+from ..system.monkeypatching import why_patched
+from ..system.stepping import in_one_step
 from . import startup
-from .hosts import HOSTS, Host
 
 log = logging.getLogger("poolwarden")
 
@@ -48,7 +48,7 @@ def install(**policy: Any) -> None:
     ConfigurationError
         An option has an invalid value, or this system lacks what a guard needs.
     """
-    from ..core.abilities import require
+    from ..system.capabilities import require
 
     wanted = Policy(**policy)
     # Where something has patched the standard library `follow` says so in one line.

@@ -17,9 +17,9 @@ from typing import Any, Final
 import pytest
 
 from .. import clock
+from ..core.error_texts import task_name
 from ..core.events import listeners
-from ..core.recording import tasks_now
-from ..core.verdicts import task_name
+from ..core.running_tasks import tasks_now
 from ..errors import ConfigurationError
 from ..options import PARSERS, problem, read, spell
 from ..policy import Policy

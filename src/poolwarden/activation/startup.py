@@ -167,7 +167,7 @@ def _install() -> None:
 def _guard_late(pool: Any) -> None:
     """Guard the first pool, whose construction had begun when the guard was installed."""
     try:
-        from .hosts import adapter_for
+        from ..hosts.registry import adapter_for
         from .install import followed
 
         policy = followed()

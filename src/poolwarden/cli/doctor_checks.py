@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import poolwarden
-from poolwarden.activation.hosts import HOSTS, Host
-from poolwarden.core.abilities import abilities, lacking
-from poolwarden.core.free_memory import free_memory
-from poolwarden.core.memory import PoolMemory
+from poolwarden.core.pool_memory import PoolMemory
+from poolwarden.hosts.registry import HOSTS, Host
 from poolwarden.policy import Policy
+from poolwarden.system.capabilities import abilities, lacking
+from poolwarden.system.free_memory import free_memory
 
 #: Seconds for an interpreter to start and end.
 START_BOUND: Final = 20.0

@@ -17,13 +17,13 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from . import forking, polling, seams, watchdog
+from ..system import forking, forkserver_status, patches, watchdog
 
 if TYPE_CHECKING:
     from .guard import Guard
 
 #: For readers of this module alone: what has to be imported before.
-_BEFORE: Final = (forking, polling, seams, watchdog)
+_BEFORE: Final = (forking, forkserver_status, patches, watchdog)
 
 _guards: Final[weakref.WeakSet[Guard]] = weakref.WeakSet()
 

@@ -1,6 +1,6 @@
 """The end of a pool that cannot go on: why, and what its tasks are answered with.
 
-When a pool is given up is decided elsewhere (`breaker`, `repair`, adapters).
+When a pool is given up is decided elsewhere (`start_limits`, `recovery`, hosts).
 Any thread.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..records import WorkerExit
 from ..worker import ledger
-from . import plumbing, verdicts
+from . import error_texts, stop_world
 from .tickets import Ticket
 from .workers import Kill
 
@@ -37,7 +37,7 @@ class Breakage:
         if ticket is not None and self._nobody_began:
             ticket.sent = False
         task = None if ticket is None else ticket.info()
-        error = verdicts.pool_broken(guard.broken or "it was closed", exit, text, task=task)
+        error = error_texts.pool_broken(guard.broken or "it was closed", exit, text, task=task)
         return guard.adapter.as_host_error(error)
 
     def end(self, reason: str, exit: WorkerExit | None = None, text: str | None = None) -> None:
@@ -71,5 +71,5 @@ class Breakage:
         for worker in workers:
             worker.killed = worker.killed or Kill("repair")
             worker.send(signal.SIGKILL)
-        plumbing.wait_until(lambda: all(worker.has_ended() for worker in workers), plumbing.SIGNAL_BOUND)
+        stop_world.wait_until(lambda: all(worker.has_ended() for worker in workers), stop_world.SIGNAL_BOUND)
         return all(worker.snapshot().phase < ledger.READY for worker in workers)

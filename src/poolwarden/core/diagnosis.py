@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..records import WorkerExit
-from .exitstatus import describe
+from .exit_codes import describe
 
 __all__ = ["Evidence", "diagnose"]
 

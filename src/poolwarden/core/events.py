@@ -25,8 +25,9 @@ from .. import clock
 from ..plaintext import visible
 from ..policy import Policy
 from ..records import Event, WorkerExit
-from . import tally, threads
-from .forking import no_fork
+from ..system import threads
+from ..system.forking import no_fork
+from . import tally
 
 if TYPE_CHECKING:
     from ..report.track import Track

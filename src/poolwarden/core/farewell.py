@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from .. import clock
+from ..system.waiting import readable
 from ..worker import ledger
-from . import plumbing
-from .waits import readable
+from . import stop_world
 from .workers import Worker
 
 #: Seconds for an idle worker to begin to leave after it was told; it takes well under a millisecond.
@@ -102,7 +102,7 @@ class Farewell:
         left = _await_all(left, bound)
         for worker in left:
             worker.send(signal.SIGKILL)
-        _await_all(left, plumbing.SIGNAL_BOUND)
+        _await_all(left, stop_world.SIGNAL_BOUND)
         for worker in self._workers:
             worker.settle_exit_code(None)
 
@@ -123,7 +123,7 @@ def _await_all(workers: Iterable[Worker], bound: float) -> list[Worker]:
 def _is_idle(worker: Worker, pipe: int) -> bool:
     if worker.is_unknown():
         # Idle, or in a task from before the guard.
-        return worker.system_call()[0] == "futex" or bool(plumbing.still_waiting((worker,), pipe))
+        return worker.system_call()[0] == "futex" or bool(stop_world.still_waiting((worker,), pipe))
     return worker.snapshot().phase in (ledger.READY, ledger.DONE, ledger.LEFT)
 
 

@@ -1,6 +1,6 @@
 """One guarded pool: what happens when one of its workers dies.
 
-Ties the other modules of this folder together, and is what adapters call.
+Ties the other modules of this folder together, and is what hosts call.
 Births are reported from whatever thread starts workers, answers from the
 host's result thread, deaths and deadlines from the watchdog's. Names no host.
 """
@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING, Any
 from .. import clock
 from ..policy import Policy
 from ..records import WorkerExit
+from ..system.out_of_memory import OomWatch
+from ..system.waiting import wait_for
+from ..system.watchdog import watchdog
 from ..worker import envelope, ledger, payload
 from ..worker.memory import identity_of
 from . import belonging
 from .breakage import Breakage
-from .breaker import Breaker
-from .deadlines import Deadlines
 from .events import Herald
 from .losses import Losses
-from .memory import PoolMemory
-from .oom import OomWatch
+from .pool_memory import PoolMemory
 from .preload import preload
-from .recording import record
+from .running_tasks import record
 from .standstill import Standstill
+from .start_limits import Breaker
 from .tickets import VERDICT, Ticket, Tickets
-from .waits import wait_for
-from .watchdog import watchdog
+from .timeouts import Deadlines
 from .workers import Worker
 
 if TYPE_CHECKING:
-    from ..adapters.base import PoolAdapter
+    from ..hosts.base import PoolAdapter
 
 log = logging.getLogger("poolwarden")
 
@@ -104,7 +104,7 @@ class Guard:
         """Names the pool to its workers, in every message."""
         return self.memory.name
 
-    # Called by adapters.
+    # Called by hosts.
 
     def born(self, process: Any, *, older: bool = False) -> None:
         """Watch a worker that has just been started (or is older than the guard)."""

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING
 from .. import clock
 from ..records import WorkerExit
 from ..worker import envelope, ledger
-from . import verdicts
+from . import error_texts
 from .diagnosis import Evidence, diagnose
-from .plumbing import LOCK_BOUND, wait_until
 from .printed import own_traceback
-from .recording import running
+from .running_tasks import running
+from .stop_world import LOCK_BOUND, wait_until
 from .tickets import VERDICT, Ticket
 from .workers import Snapshot, Worker
 
 if TYPE_CHECKING:
     from ..report.track import Track
+    from ..system.out_of_memory import OomWatch
     from .guard import Guard
-    from .oom import OomWatch
 
 _SIGCHLD = getattr(signal, "SIGCHLD", signal.SIGTERM)
 #: Seconds that the exit code of a worker may take to be known. It comes within
@@ -140,13 +140,13 @@ class Losses:
         elif reason == "timeout":
             stack = None if worker.killed is None else worker.killed.stack
             limit = ticket.timeout_of(seen.item) or 0.0
-            error = verdicts.task_timeout(info, exit, limit, stack, soft=False, chunk=fate)
+            error = error_texts.task_timeout(info, exit, limit, stack, soft=False, chunk=fate)
             error = guard.adapter.as_host_error(error)
             event = "task_timeout"
         else:
             stack = worker.crash_stack() if exit.signal in _CRASHES else None
             ran = _seconds_since(seen.started)
-            error = verdicts.worker_lost(info, exit, stack, ran=ran, chunk=fate)
+            error = error_texts.worker_lost(info, exit, stack, ran=ran, chunk=fate)
             error, event = guard.adapter.as_host_error(error), "task_lost"
             guard.breaker.task_lost()
         if ticket.flags & envelope.KEEP:
@@ -196,7 +196,7 @@ class Losses:
         info = ticket.info(item)
         limit = ticket.timeout_of(item) or 0.0
         error = guard.adapter.as_host_error(
-            verdicts.task_timeout(info, None, limit, text, soft=True, chunk=ticket.chunk_fate(item))
+            error_texts.task_timeout(info, None, limit, text, soft=True, chunk=ticket.chunk_fate(item))
         )
         guard.tell("task_timeout", task=info, detail=_first_line(error), stack=own_traceback(text))
         following = guard.tickets.lose(ticket, item, error, retry=False)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from .. import clock
 from ..worker.ledger import READY, RUNNING, STARTING
-from . import plumbing
+from . import stop_world
 from .workers import Kill, Worker
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Standstill:
 
     def _oldest_waiting(self, workers: list[Worker]) -> tuple[int, int] | None:
         """Return the number of the oldest task that was sent and not begun, and how often it was sent."""
-        begun = plumbing.begun_tickets(workers)
+        begun = stop_world.begun_tickets(workers)
         for ticket in list(self._guard.tickets.open.values()):
             if ticket.sent and ticket.verdict is None and ticket.number not in begun:
                 return ticket.number, ticket.sendings

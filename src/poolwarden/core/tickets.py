@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..policy import Policy, overrides_of
 from ..records import TaskInfo
+from ..system.interruption import is_interruption, make_event
 from ..worker import envelope, payload
 from ..worker.ledger import INLINE_MAX
 from ..worker.memory import CALLED_OFF
 from ..worker.results import kept_results
-from . import verdicts
-from .interruption import is_interruption, make_event
-from .memory import PoolMemory
-from .naming import name_of, site_texts
-from .outcome import decode, in_its_place
+from . import error_texts
+from .outcomes import decode, in_its_place
+from .pool_memory import PoolMemory
+from .task_names import name_of, site_texts
 
 if TYPE_CHECKING:
-    from ..adapters.base import PoolAdapter
+    from ..hosts.base import PoolAdapter
 
 #: A kind of outcome next to those of `worker.envelope`: the parent's own.
 VERDICT: Final = 0x80
@@ -161,7 +161,7 @@ class Ticket:
         """Return what becomes of its other items if it is lost in this one, as errors say it."""
         if not self.flags & envelope.CHUNK or self.policy.losses != "raise":
             return ""
-        return verdicts.chunk_fate(self.base or 0, self.count, item)
+        return error_texts.chunk_fate(self.base or 0, self.count, item)
 
     def call(self, pool: str) -> tuple[str, int, int, bytes, int]:
         """Return the arguments of `worker.envelope.run`; `pool` names the pool to its workers."""

@@ -1,7 +1,7 @@
 """A worker as the parent sees it: its process and its record.
 
 Covers reading a worker's record; what to do with it is decided in `guard` and
-`plumbing`. Runs in the parent.
+`stop_world`. Runs in the parent.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import clock
+from ..system.process_handle import Handle
 from ..worker import ledger
 from ..worker.results import kept_results
-from .handles import Handle
-from .memory import Place
+from .pool_memory import Place
 from .stacks import task_frames
 
 

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from .. import clock
 from ..worker.ledger import READY, RUNNING
-from . import plumbing
+from . import stop_world
 from .workers import Worker
 
 #: Seconds for all workers outside of user code to stop. One that takes longer is killed.
@@ -88,21 +88,21 @@ class World:
         """Stop everybody outside of user code, judge who has stopped, and return the others."""
         self.kept = [worker for worker in self.kept if not worker.has_ended()]
         others = [worker for worker in self.kept if not is_in_user_code(worker)]
-        self._frozen.update(plumbing.freeze(others, STEP))
+        self._frozen.update(stop_world.freeze(others, STEP))
         stopped = [worker for worker in others if worker.cannot_run()]
-        self._readers = plumbing.still_waiting(self._readers.intersection(others), self._pipe)
-        harmless = {worker for worker in stopped if worker in self._readers or plumbing.is_harmless(worker)}
+        self._readers = stop_world.still_waiting(self._readers.intersection(others), self._pipe)
+        harmless = {worker for worker in stopped if worker in self._readers or stop_world.is_harmless(worker)}
         self.unknown = [worker for worker in stopped if worker not in harmless and self._may_keep(worker)]
         self._kill(worker for worker in stopped if worker not in harmless and worker not in self.unknown)
         return [worker for worker in self.kept if not is_in_user_code(worker) and worker not in stopped]
 
     def _kill(self, workers: Iterable[Worker]) -> None:
         doomed = set(workers)
-        self.kept = plumbing.kill_all_but(self.kept, lambda worker: worker not in doomed)
+        self.kept = stop_world.kill_all_but(self.kept, lambda worker: worker not in doomed)
 
     def thaw(self) -> None:
         """Let those go on that were stopped here."""
-        plumbing.thaw(worker for worker in self._frozen if worker in self.kept)
+        stop_world.thaw(worker for worker in self._frozen if worker in self.kept)
 
     @property
     def has_reader(self) -> bool:
@@ -120,7 +120,7 @@ class World:
         if lock is None:
             return
         # A thread of this process may hold it for a moment.
-        if lock.acquire(True, plumbing.LOCK_BOUND) or self._is_taken_by_the_dead(lock):
+        if lock.acquire(True, stop_world.LOCK_BOUND) or self._is_taken_by_the_dead(lock):
             with contextlib.suppress(ValueError):
                 lock.release()
 
@@ -136,7 +136,7 @@ class World:
             return True
         deadline = clock.now() + timeout
         while not self._is_taken_by_the_dead(lock):
-            if lock.acquire(True, plumbing.LOCK_BOUND):
+            if lock.acquire(True, stop_world.LOCK_BOUND):
                 return True
             if clock.now() >= deadline:
                 return False

@@ -272,7 +272,7 @@ class Seat:
     pool : str
         Names the pool.
     pickler_name : str
-        See ``adapters.base.PoolAdapter.pickler_name``.
+        See ``hosts.base.PoolAdapter.pickler_name``.
     reducers : bytes
         The host's own reducers for results, pickled; empty for none.
     fd : int

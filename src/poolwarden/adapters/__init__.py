@@ -1,1 +1,0 @@
-"""One file a host: the only places that name one, and that import one."""

@@ -1,0 +1,1 @@
+"""ProcessPoolExecutor and loky."""

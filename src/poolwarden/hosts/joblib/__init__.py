@@ -1,0 +1,1 @@
+"""joblib.Parallel, and what puts its tasks into it."""
