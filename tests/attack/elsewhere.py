@@ -58,7 +58,9 @@ def user() -> None:
 
 def root() -> None:
     # What is imported later must be there before: a bare worker needs that as well.
-    for name in ("poolwarden.worker.envelope", "poolwarden.errors", "traceback", "linecache", "pickle"):
+    for name in ("poolwarden.worker.envelope", "poolwarden.errors", "poolwarden.limited"):
+        importlib.import_module(name)
+    for name in ("traceback", "linecache", "pickle"):
         importlib.import_module(name)
     os.chroot("/var/empty" if os.path.isdir("/var/empty") else "/var/lib")
     os.chdir("/")
