@@ -6,8 +6,10 @@ Real processes, with records that the test writes while a look goes on.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from poolwarden.core import world as world_module
 from poolwarden.core.world import RestlessError, World
 from poolwarden.worker.ledger import DONE, READY, RUNNING, STARTING
-from tests.contract.waiting import DEADLINE, state_of
+from tests.contract.waiting import DEADLINE, eventually, state_of
 from tests.core.recorded import workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="takes /proc and pidfds")
@@ -46,6 +48,20 @@ class Lock:
     def release(self) -> None:
         self.released += 1
         self.taken = False
+
+
+class Released:
+    """A real lock that tells of its release by us."""
+
+    def __init__(self, lock: Any, at_release: Any) -> None:
+        self._lock = lock
+        self._at_release = at_release
+        self._semlock = lock._semlock
+        self.acquire = lock.acquire
+
+    def release(self) -> None:
+        self._at_release()
+        self._lock.release()
 
 
 @pytest.fixture
@@ -140,6 +156,44 @@ def test_a_worker_that_ends_its_task_during_the_look_may_hold_the_lock(start, wo
     world.free(lock)
     assert seen == [False, True]
     assert world.kept == []
+
+
+def _take_and_hang_in_the_kernel(lock, taken, go_on, fifo):
+    """Take the lock when told to, and wait in the kernel where no signal reaches (state D)."""
+    go_on.wait()
+    lock.acquire()
+    taken.set()
+    # vfork's parent waits for its child to become another program; that one waits at the FIFO.
+    at_fifo = (os.POSIX_SPAWN_OPEN, 9, fifo, os.O_RDONLY, 0)
+    os.posix_spawn("/bin/true", ["true"], {}, file_actions=[at_fifo])
+
+
+def test_who_waits_in_the_kernel_with_a_lock_since_the_others_were_stopped_keeps_it(
+    start, world_of, tmp_path
+):
+    """It ended its task, took the lock, and waits for the pipe's mutex: nobody has stopped it.
+
+    State D was taken for "stopped", so the lock was released under its hand.
+    """
+    context = multiprocessing.get_context("fork")
+    lock, taken, go_on = context.Lock(), context.Event(), context.Event()
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    worker = start(partial(_take_and_hang_in_the_kernel, lock, taken, go_on, fifo), PHASE=RUNNING, TICKET=1)
+    world = world_of(worker)
+    world.stop()
+    worker.set_cells(PHASE=DONE)
+    go_on.set()
+    assert taken.wait(DEADLINE)
+    eventually(lambda: state_of(worker.pid) == "D", "the wait in the kernel")
+    released_while_held = []
+    real = Released(lock, lambda: released_while_held.append(not worker.has_ended()))
+    try:
+        world.free(real)
+        assert released_while_held == [False]
+        assert worker.has_ended(DEADLINE)
+    finally:
+        os.close(os.open(fifo, os.O_RDWR | os.O_NONBLOCK))
 
 
 def test_one_that_begins_another_task_during_the_look_is_looked_at_again(start, world_of):

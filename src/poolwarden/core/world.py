@@ -12,8 +12,11 @@ lock counts unless every worker was at one and the same place before and after:
 
 - A worker in user code whose record names the same task, item and start twice
   was in user code all the time between, for each start has its own time.
-- One that was stopped with the same record and in the same system call twice
-  has not run between, or has run and moved nothing.
+- One that was judged while it was stopped, and is stopped with the same record
+  and in the same system call twice, has not run since, or has run and moved
+  nothing. One that was not judged counts for nothing, though the kernel says
+  that it cannot run: it may have ended its task since the others were stopped,
+  taken the lock, and wait in the kernel (state D) for the mutex of the pipe.
 
 At the moment of the look no live worker held the lock then. If it was taken, it
 was taken by the dead (or a thread of this process, which got its time before).
@@ -75,6 +78,8 @@ class World:
         self._pipe = pipe
         self._may_keep = may_keep
         self._frozen: set[Worker] = set()
+        # Where those were that have been judged, and live.
+        self._judged: dict[Worker, object] = {}
 
     def stop(self) -> None:
         """Stop those that are not in user code; kill those of them that are not proved harmless."""
@@ -90,6 +95,7 @@ class World:
         others = [worker for worker in self.kept if not is_in_user_code(worker)]
         self._frozen.update(stop_world.freeze(others, STEP))
         stopped = [worker for worker in others if worker.cannot_run()]
+        self._judged = {worker: _stand_of(worker) for worker in stopped}
         self._readers = stop_world.still_waiting(self._readers.intersection(others), self._pipe)
         harmless = {worker for worker in stopped if worker in self._readers or stop_world.is_harmless(worker)}
         self.unknown = [worker for worker in stopped if worker not in harmless and self._may_keep(worker)]
@@ -145,10 +151,10 @@ class World:
     def _is_taken_by_the_dead(self, lock: Any) -> bool:
         started = clock.now()
         while (elapsed := clock.now() - started) < STILL_BOUND:
-            before = list(map(_place_of, self.kept))
+            before = list(map(self._place_of, self.kept))
             if None not in before:
                 taken = bool(lock._semlock._is_zero())
-                if list(map(_place_of, self.kept)) == before:
+                if list(map(self._place_of, self.kept)) == before:
                     return taken
             if elapsed < STOP_BOUND:
                 self.stop()
@@ -156,6 +162,17 @@ class World:
                 # Somebody wakes them faster than they can be looked at. Nobody wakes the dead.
                 self._kill(worker for worker in self.kept if not is_in_user_code(worker))
         raise RestlessError
+
+    def _place_of(self, worker: Worker) -> object | None:
+        """Return where a worker is, something else for each place; None if that may change at any moment."""
+        if worker.has_ended():
+            return None
+        seen = worker.snapshot()
+        if is_in_user_code(worker):
+            # In the first case this names one run of one item.
+            return seen if seen.phase == RUNNING else READY
+        stand = _stand_of(worker) if worker.cannot_run() else None
+        return stand if stand == self._judged.get(worker) else None
 
 
 def is_in_user_code(worker: Worker) -> bool:
@@ -167,12 +184,6 @@ def is_in_user_code(worker: Worker) -> bool:
     return phase == RUNNING or (phase < READY and not worker.older)
 
 
-def _place_of(worker: Worker) -> object | None:
-    """Return where a worker is, something else for each place; None if that may change at any moment."""
-    if worker.has_ended():
-        return None
-    seen = worker.snapshot()
-    if is_in_user_code(worker):
-        # In the first case this names one run of one item.
-        return seen if seen.phase == RUNNING else READY
-    return (seen, worker.system_call()) if worker.cannot_run() else None
+def _stand_of(worker: Worker) -> object:
+    """Return what tells where a stopped worker stands."""
+    return worker.snapshot(), worker.system_call()
