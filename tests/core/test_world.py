@@ -10,13 +10,15 @@ import os
 import signal
 import sys
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from poolwarden.core import world as world_module
 from poolwarden.core.world import RestlessError, World
-from poolwarden.worker.ledger import DONE, READY, RUNNING, STARTING
+from poolwarden.worker import results
+from poolwarden.worker.ledger import DONE, READY, RUNNING, STARTING, TELLING
 from tests.contract.waiting import DEADLINE, eventually, state_of
 from tests.core.recorded import workers
 
@@ -204,6 +206,37 @@ def test_one_that_begins_another_task_during_the_look_is_looked_at_again(start, 
     assert world.take(lock, 0)
     assert lock.looks == 3
     assert world.kept == [worker]
+
+
+def test_one_that_has_sent_a_note_during_the_look_is_looked_at_again(start, world_of, monkeypatch):
+    """The lock was seen to be taken: by a living one, which has given it back since."""
+    worker = start(PHASE=RUNNING, TICKET=1, STARTED=1)
+    host = SimpleNamespace(_args=(None, SimpleNamespace(put=lambda message: None)))
+    monkeypatch.setattr(results, "own_process", lambda: host)
+    pipe = results.ResultPipe("pool", worker.place.record.cells)
+
+    def note_is_sent() -> None:
+        if lock.taken:
+            pipe.tell(results.PIECE, 1, b"")
+            lock.taken = False
+
+    lock = Lock(True, note_is_sent)
+    world_of(worker).free(lock)
+    assert (lock.looks, lock.released) == (2, 0)
+
+
+def test_one_that_is_sending_a_note_may_hold_the_lock(start, world_of, monkeypatch):
+    """Also one whose last note was cut short: by what a signal handler raised, say."""
+    worker = start(PHASE=RUNNING, TICKET=1, STARTED=1)
+    seen = []
+    host = SimpleNamespace(_args=(None, SimpleNamespace(put=lambda _: seen.append(worker.may_hold_lock()))))
+    monkeypatch.setattr(results, "own_process", lambda: host)
+    pipe = results.ResultPipe("pool", worker.place.record.cells)
+    for kind in ("cut short", results.PIECE):
+        worker.set_cells(TELLING=worker.place.record.cells[TELLING] | (kind == "cut short"))
+        pipe.tell(results.PIECE, 1, b"")
+        seen.append(worker.may_hold_lock())
+    assert seen == [True, False, True, False]
 
 
 def test_one_that_is_woken_during_the_look_is_stopped_again(start, world_of):

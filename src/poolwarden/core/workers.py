@@ -119,11 +119,14 @@ class Worker(Handle):
         if self.place is None or self._told is not None:
             # What it has told is old when it is read.
             return True
-        try:
-            return bool(self.place.record.cells[ledger.TELLING])
-        except ValueError:
-            # Another thread has closed it since.
-            return False
+        return bool(self.telling() & 1)
+
+    def telling(self) -> int:
+        """Return a number that is odd while it sends a note from its task, and greater after each."""
+        with contextlib.suppress(ValueError):
+            return 0 if self.place is None else self.place.record.cells[ledger.TELLING]
+        # Another thread has closed it since.
+        return 0
 
     def is_unknown(self) -> bool:
         """Return whether it has not joined and may be at work: older than the guard, or without a record."""

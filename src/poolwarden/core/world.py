@@ -10,8 +10,9 @@ Neither lasts: a task ends, and its worker goes on to a lock; somebody sends
 SIGCONT to the process group (``fg`` in a shell). So nothing that is seen of a
 lock counts unless every worker was at one and the same place before and after:
 
-- A worker in user code whose record names the same task, item and start twice
-  was in user code all the time between, for each start has its own time.
+- A worker in user code whose record names the same task, item and start twice,
+  and the same count of notes, was in user code all the time between: each start
+  has its own time, and a note takes the lock for results.
 - One that was judged while it was stopped, and is stopped with the same record
   and in the same system call twice, has not run since, or has run and moved
   nothing. One that was not judged counts for nothing, though the kernel says
@@ -169,8 +170,8 @@ class World:
             return None
         seen = worker.snapshot()
         if is_in_user_code(worker):
-            # In the first case this names one run of one item.
-            return seen if seen.phase == RUNNING else READY
+            # In the first case this names one run of one item, between two of its notes.
+            return (seen, worker.telling()) if seen.phase == RUNNING else READY
         stand = _stand_of(worker) if worker.cannot_run() else None
         return stand if stand == self._judged.get(worker) else None
 

@@ -51,7 +51,7 @@ RING_SENT: Final = 16  # what of it the outcomes hold that were sent so far
 KEEP_TICKET: Final = 17
 KEEP_START: Final = 18  # where in the memory
 KEEP_END: Final = 19
-TELLING: Final = 21  # 1 while a running task sends notes or pieces: it may hold the lock for results
+TELLING: Final = 21  # odd while a running task sends a note or piece: it may hold the lock for results
 STACK_FD: Final = 20  # the descriptor that faulthandler writes to
 
 # Values of RETIRE.

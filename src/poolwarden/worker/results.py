@@ -179,9 +179,10 @@ class ResultPipe:
     def tell(self, kind: int, *values: Any) -> None:
         """Send a note. Blocks while the pipe is full."""
         # The lock for results is taken below, in the middle of a task: a death there is no ordinary one.
-        self._cells[TELLING] = 1
+        self._cells[TELLING] |= 1
         self._put(NoteMessage((NOTE, 0, Note(self._pool, kind, *values))))
-        self._cells[TELLING] = 0
+        # Counted: who looks twice must see that there was one between.
+        self._cells[TELLING] = (self._cells[TELLING] | 1) + 1
 
     def send_pieces(self, ticket: int, data: bytes) -> bytes:
         """Send an outcome piece by piece and return what is sent in its place."""
