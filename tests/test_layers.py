@@ -29,12 +29,12 @@ BELOW: dict[str, set[str]] = {
     "testing": set(),
     "policy": {"errors", "records", "limited", "options"},
     "worker": {"errors", "records", "limited", "clock"},
-    "report": {"errors", "records", "__init__", "plaintext", "clock"},
     "system": {"worker", "errors", "plaintext", "clock"},
 }
-BELOW["core"] = BELOW["system"] | {"system", "policy", "report", "records", "limited"}
+BELOW["core"] = BELOW["system"] | {"system", "policy", "records", "limited"}
+BELOW["report"] = BELOW["core"] | {"core", "__init__"}
 BELOW["hosts"] = BELOW["core"] | {"core"}
-BELOW["activation"] = BELOW["hosts"] | {"hosts", "on_import", "options"}
+BELOW["activation"] = BELOW["hosts"] | {"hosts", "report", "on_import", "options"}
 BELOW["cli"] = BELOW["activation"] | {"activation", "testing"}
 BELOW["__main__"] = BELOW["cli"] | {"cli"}
 

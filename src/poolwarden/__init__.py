@@ -120,6 +120,7 @@ if not TYPE_CHECKING:  # a module-level __getattr__ would make any name valid fo
 
 def _make_backend(**options: Any) -> object:
     """Return joblib's backend "poolwarden"; imports what it needs, which `import joblib` must not pay for."""
+    from .activation import reporting  # noqa: F401 - the report looks on
     from .hosts.joblib.guarded import make_backend
 
     return make_backend(**options)

@@ -8,10 +8,11 @@ import time
 
 import pytest
 
+from poolwarden.core.observing import Running
 from poolwarden.records import Event, TaskInfo, WorkerExit
 from poolwarden.report import document, page, recording, track
 from poolwarden.report.recording import Recorder
-from poolwarden.report.track import Running, Track
+from poolwarden.report.track import Track
 from tests.report.markup import Page
 from tests.report.schema import check
 

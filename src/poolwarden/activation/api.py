@@ -12,6 +12,7 @@ from ..system.stepping import in_one_step
 # Loaded with `guard`, not by it: a worker that the host forks in another thread meanwhile would stand still
 # before its first guarded task, for ever, in the lock of the module that was being imported.
 from ..worker import envelope  # noqa: F401
+from . import reporting  # noqa: F401 - the report looks on
 
 _Pool = TypeVar("_Pool")
 

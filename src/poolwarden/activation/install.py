@@ -19,7 +19,7 @@ from ..on_import import when_imported
 from ..policy import Policy
 from ..system.monkeypatching import why_patched
 from ..system.stepping import in_one_step
-from . import startup
+from . import reporting, startup  # noqa: F401 - the report looks on
 
 log = logging.getLogger("poolwarden")
 

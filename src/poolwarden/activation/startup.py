@@ -157,8 +157,9 @@ def _install() -> None:
 
         install(**options)
         from ..core.tally import tell_at_exit
+        from ..report import written
 
-        tell_at_exit(options.get("losses"))
+        tell_at_exit(options.get("losses"), written)
     except Exception as error:
         stand_down()
         _complain(error)

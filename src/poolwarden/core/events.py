@@ -1,4 +1,4 @@
-"""Tells the user what happened: the report, the logger, and ``on_event``.
+"""Tells the user what happened: who looks on (`observing`), the logger, and ``on_event``.
 
 Runs in a thread of its own, made with the first event, and again if it has
 ended: neither a slow logging handler nor a callback that blocks may hold up the
@@ -18,8 +18,8 @@ import os
 import queue
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from .. import clock
 from ..plaintext import visible
@@ -28,9 +28,7 @@ from ..records import Event, WorkerExit
 from ..system import threads
 from ..system.forking import no_fork
 from . import tally
-
-if TYPE_CHECKING:
-    from ..report.track import Track
+from .observing import PoolObserver
 
 log = logging.getLogger("poolwarden")
 
@@ -55,9 +53,9 @@ _LAST: Final = -999
 class Herald:
     """Tells one pool's events in order; `tell` may be called from any thread."""
 
-    def __init__(self, pool: str, track: Track | None = None) -> None:
+    def __init__(self, pool: str, observers: Sequence[PoolObserver] = ()) -> None:
         self._pool = pool
-        self._track = track
+        self._observers = observers
         # Each stays until it was told: what somebody raises in the thread comes between any two steps.
         self._entries: deque[tuple[Event, Policy]] = deque()
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -72,8 +70,8 @@ class Herald:
         """Report an event now; log it and give it to ``policy.on_event`` soon."""
         event = Event(kind, clock.wall(), self._pool, **fields)
         tally.counts[kind] += 1
-        if self._track is not None:
-            self._track.event(event)
+        for observer in self._observers:
+            observer.event(event)
         with self._lock:
             if self._closed:
                 return

@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import clock
 from ..policy import Policy
@@ -26,16 +26,14 @@ from .breakage import Breakage
 from .events import Herald
 from .losses import Losses
 from .pool_memory import PoolMemory
+from .ports import Host
 from .preload import preload
-from .running_tasks import record
+from .running_tasks import observe
 from .standstill import Standstill
 from .start_limits import Breaker
 from .tickets import VERDICT, Ticket, Tickets
 from .timeouts import Deadlines
 from .workers import Worker
-
-if TYPE_CHECKING:
-    from ..hosts.base import PoolAdapter
 
 log = logging.getLogger("poolwarden")
 
@@ -65,7 +63,7 @@ class Guard:
         How many workers have ended so far.
     """
 
-    def __init__(self, adapter: PoolAdapter, policy: Policy, name: str, workers: int = 1) -> None:
+    def __init__(self, adapter: Host, policy: Policy, name: str, workers: int = 1) -> None:
         preload()
         watchdog().check()
         self.adapter = adapter
@@ -94,9 +92,9 @@ class Guard:
         self._watching = threading.RLock()
         self._breakage = Breakage(self)
         # Last: it looks at the guard from another thread.
-        self._track = record(self)
-        self._losses = Losses(self, self._oom, self._track)
-        self.herald = Herald(name, self._track)
+        self._observers = observe(self)
+        self._losses = Losses(self, self._oom, self._observers)
+        self.herald = Herald(name, self._observers)
         belonging.belong(self)
 
     @property
@@ -114,8 +112,8 @@ class Guard:
         place = self.memory.adopt(process) if older else self.memory.place_of(process)
         worker = Worker(process, place, older=older)
         self._workers[id(process)] = worker
-        if self._track is not None:
-            self._track.worker_started(worker.pid)
+        for observer in self._observers:
+            observer.worker_started(worker.pid)
         self._oom.note(worker.pid)
         watchdog().watch(worker.fd, self, worker)
         if self.policy.startup_timeout is not None:
@@ -268,7 +266,7 @@ class Guard:
         watchdog().schedule(self, when)
 
     def retire(self) -> None:
-        """Go on for what is on its way, and have `PoolAdapter.answered_all` called behind it."""
+        """Go on for what is on its way, and have `Host.answered_all` called behind it."""
         self._retiring = True
         self.look_for_end()
 
@@ -332,8 +330,9 @@ class Guard:
             if acquired:
                 self._watching.release()
         self.herald.close()
-        if self._track is not None:
-            self._track.close(self.tickets.issued())
+        calls = self.tickets.issued()
+        for observer in self._observers:
+            observer.close(calls)
         payload.listeners.pop(self.memory.name, None)
         self.memory.close()
 
@@ -392,7 +391,7 @@ class Guard:
 
     def repair(self) -> None:
         """Put the pool's plumbing right. Watchdog's thread."""
-        if self.closed or self.broken is not None:
+        if self.closed or self.broken is not None or not self.adapter.can_repair:
             return
         started = clock.now()
         self.adapter.repair(self)
@@ -416,8 +415,8 @@ class Guard:
 
     def drop(self, worker: Worker) -> None:
         """Forget a worker that has been answered for."""
-        if self._track is not None:
-            self._track.worker_ended(worker.pid, killed=worker.killed is not None)
+        for observer in self._observers:
+            observer.worker_ended(worker.pid, killed=worker.killed is not None)
         self._oom.forget(worker.pid)
         watchdog().unwatch(worker.fd)
         worker.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ..records import WorkerExit
 from ..worker import envelope, ledger
 from . import error_texts
 from .diagnosis import Evidence, diagnose
+from .observing import PoolObserver
 from .printed import own_traceback
 from .running_tasks import running
 from .stop_world import LOCK_BOUND, wait_until
@@ -24,7 +26,6 @@ from .tickets import VERDICT, Ticket
 from .workers import Snapshot, Worker
 
 if TYPE_CHECKING:
-    from ..report.track import Track
     from ..system.out_of_memory import OomWatch
     from .guard import Guard
 
@@ -54,14 +55,14 @@ class Losses:
         The pool's.
     oom : OomWatch
         Knows the workers.
-    track : Track or None
-        The pool's part of the report.
+    observers : sequence of PoolObserver
+        Who is told what dead workers ran.
     """
 
-    def __init__(self, guard: Guard, oom: OomWatch, track: Track | None) -> None:
+    def __init__(self, guard: Guard, oom: OomWatch, observers: Sequence[PoolObserver]) -> None:
         self._guard = guard
         self._oom = oom
-        self._track = track
+        self._observers = observers
 
     def bury(self, worker: Worker) -> bool:
         """Answer for one dead worker; return whether the plumbing is suspect."""
@@ -131,8 +132,8 @@ class Losses:
         exit = self._diagnose(worker, code)
         reason = _why_stopped(worker, ticket, seen)
         info, fate = ticket.info(seen.item), ticket.chunk_fate(seen.item)
-        if self._track is not None:
-            self._track.saw(running(worker, seen, ticket))
+        for observer in self._observers:
+            observer.saw(running(worker, seen, ticket))
         stack = None
         error: BaseException
         if reason == "cancel":

@@ -14,10 +14,10 @@ from ..errors import TaskTimeoutError, WorkerLostError
 from ..plaintext import visible
 from ..worker import envelope, payload
 from . import error_texts
+from .codec import Codec
 from .printed import raised
 
 if TYPE_CHECKING:
-    from ..hosts.base import PoolAdapter
     from .tickets import Ticket, Tickets
 
 log = logging.getLogger("poolwarden")
@@ -27,7 +27,7 @@ LOSSES: Final = (WorkerLostError, TaskTimeoutError)
 
 
 def decode(
-    ticket: Ticket, kind: int, data: bytes, tickets: Tickets, adapter: PoolAdapter
+    ticket: Ticket, kind: int, data: bytes, tickets: Tickets, adapter: Codec
 ) -> tuple[bool, Any]:
     """Return ``(True, result)`` or ``(False, exception)``.
 
@@ -39,7 +39,7 @@ def decode(
         As `worker.envelope.run` returned them.
     tickets : Tickets
         Knows where large outcomes are.
-    adapter : PoolAdapter
+    adapter : Codec
         Makes the exceptions that this host's users know.
     """
     where = kind & (payload.MEMORY | payload.PIECES)
@@ -56,7 +56,7 @@ def decode(
     return False, _exception(ticket, kind, content, adapter)
 
 
-def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) -> BaseException:
+def _exception(ticket: Ticket, kind: int, content: Any, adapter: Codec) -> BaseException:
     if kind == envelope.ERROR:
         type_name, text, pickled = content
         try:
@@ -80,7 +80,7 @@ def _exception(ticket: Ticket, kind: int, content: Any, adapter: PoolAdapter) ->
     return error_texts.task_exit(ticket.info(), content[0], content[1])
 
 
-def _chunk_results(ticket: Ticket, adapter: PoolAdapter) -> tuple[bool, Any]:
+def _chunk_results(ticket: Ticket, adapter: Codec) -> tuple[bool, Any]:
     """Return the results of a chunk whose items were kept one by one."""
     results = []
     for item in range(ticket.count):

@@ -1,7 +1,7 @@
 """Stop the world, look, mend, go on: what follows a death outside of user code.
 
 Covers the order of things, the same for every host; what a host's queues are
-made of is its adapter's (`HostQueue`), what can be done to processes, pipes
+made of is its adapter's (`ports.HostQueue`), what can be done to processes, pipes
 and locks is in `stop_world`. Runs in the watchdog's thread.
 
 1. Nobody writes tasks, and no worker is born.
@@ -16,12 +16,11 @@ and locks is in `stop_world`. Runs in the watchdog's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from . import stop_world
-from .send_gate import Gate
+from .ports import HostQueue
 from .tickets import Ticket
 from .workers import Worker
 from .world import RestlessError, World
@@ -35,42 +34,6 @@ BIRTH_BOUND: Final = 10.0
 QUEUE_BOUND: Final = 2.0
 #: Seconds between two looks at workers of which nobody knows whether they hold a task.
 UNKNOWN_STEP: Final = 0.2
-
-
-class HostQueue(Protocol):
-    """A host's way from its tasks to its workers.
-
-    Attributes
-    ----------
-    gate : Gate
-        What every writer of tasks passes.
-    """
-
-    gate: Gate
-
-    def reader(self) -> int:
-        """Return the descriptor of the end that workers read, in this process."""
-
-    def read_lock(self) -> Any:
-        """Return the lock that a worker holds while it waits for a task; None if there is none."""
-
-    def free_other_locks(self, free: Callable[[Any], None] = stop_world.free) -> None:
-        """Free all other locks that workers may hold, with `free`."""
-
-    def is_quiet(self) -> bool:
-        """Return whether no task is being written, nor on its way through the host."""
-
-    def may_keep(self, worker: Worker) -> bool:
-        """Return whether a stopped worker must live though it was not proved harmless."""
-
-    def empty(self) -> set[int]:
-        """Empty the task pipe, with what is on its way to it; the reader's lock is ours.
-
-        Returns the numbers of the tickets that were in it, as far as it can be read.
-        """
-
-    def call_behind(self, action: Callable[[], None]) -> None:
-        """Have the host's result thread call `action` behind all answers that were sent before."""
 
 
 def repair(guard: Guard, queue: HostQueue) -> None:

@@ -1,8 +1,7 @@
-"""What a guarded pool tells the report: its workers, and what they run.
+"""What the workers of guarded pools run now, for those who look on.
 
-Runs in the report's own thread, which only reads; births, ends and losses are
-told by `Guard`. Without a report there is nothing to tell, and nobody asks; but
-pytest's plugin may, of all pools.
+Runs in threads of observers, which only read; births, ends and losses are told
+by `Guard`. pytest's plugin may ask of all pools.
 """
 
 from __future__ import annotations
@@ -13,28 +12,26 @@ from typing import TYPE_CHECKING
 
 from .. import clock
 from ..records import TaskInfo
-from ..report import open_track
-from ..report.track import Running
 from ..system.watchdog import watchdog
 from ..worker.ledger import RUNNING
+from .observing import PoolObserver, Running, observers_of
 from .task_names import name_of
 
 if TYPE_CHECKING:
-    from ..report.track import Track
     from .guard import Guard
     from .tickets import Ticket
     from .workers import Snapshot, Worker
 
 
-def record(guard: Guard) -> Track | None:
-    """Return where to tell of `guard`'s workers and events, None if there is no report."""
-    # Weak: the report's thread must not keep a pool that nobody uses.
+def observe(guard: Guard) -> tuple[PoolObserver, ...]:
+    """Return who wants to be told of `guard`'s workers and events."""
+    # Weak: an observer's thread must not keep a pool that nobody uses.
     reference = weakref.ref(guard)
-    return open_track(guard.name, guard.adapter.name, lambda: _look(reference()))
+    return observers_of(guard.name, guard.adapter.name, lambda: _look(reference()))
 
 
 def running(worker: Worker, seen: Snapshot, ticket: Ticket) -> Running:
-    """Return what a worker runs, as the report keeps it."""
+    """Return what a worker runs, as observers keep it."""
     item = None if ticket.base is None else ticket.base + seen.item
     key = (seen.ticket, seen.started)
     return Running(worker.pid, key, seen.started / 1e9, name_of(ticket.function), item)

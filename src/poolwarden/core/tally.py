@@ -12,9 +12,9 @@ import contextlib
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 
-from .. import report
 from ..plaintext import visible
 
 #: Events of this process so far, by kind.
@@ -31,13 +31,15 @@ def has_losses() -> bool:
     return any(counts[kind] for kind in ("task_lost", "task_timeout", "pool_broken"))
 
 
-def tell_at_exit(losses: object) -> None:
+def tell_at_exit(losses: object, report: Callable[[], str | None] = lambda: None) -> None:
     """Have the line written when this process ends, if there is something to tell.
 
     Parameters
     ----------
     losses : object
         What was asked for with `losses`.
+    report : callable
+        Returns the path of the report, None if there is none.
     """
     process: Any = sys.modules.get("multiprocessing.process")
     if _awaited[-1:] == [os.getpid()] or (process is not None and process.parent_process() is not None):
@@ -45,11 +47,11 @@ def tell_at_exit(losses: object) -> None:
     from multiprocessing import util
 
     _awaited.append(os.getpid())
-    util.Finalize(None, _tell, args=(os.getpid(), losses), exitpriority=_LAST)
+    util.Finalize(None, _tell, args=(os.getpid(), losses, report), exitpriority=_LAST)
 
 
-def line(losses: object) -> str:
-    """Return the line; empty if nothing was lost, retried or stopped."""
+def line(losses: object, path: str | None = None) -> str:
+    """Return the line, which names the report at `path`; empty if nothing was lost, retried or stopped."""
     told = (
         _some(counts["task_lost"], "task lost", "tasks lost"),
         _some(counts["task_timeout"], "timed out"),
@@ -61,7 +63,6 @@ def line(losses: object) -> str:
     text = f"poolwarden: {', '.join(filter(None, told))}"
     if losses == "return" and (counts["task_lost"] or counts["task_timeout"]):
         text += "; their errors stand among the results"
-    path = report.written()
     return visible(text + (f"; the report is {path}" if path else ""))
 
 
@@ -69,8 +70,8 @@ def _some(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or noun}" if number else ""
 
 
-def _tell(pid: int, losses: object) -> None:
-    text = line(losses)
+def _tell(pid: int, losses: object, report: Callable[[], str | None]) -> None:
+    text = line(losses, report())
     if text and pid == os.getpid() and sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):  # full, or closed
             print(text, file=sys.stderr)

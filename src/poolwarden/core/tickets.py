@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import threading
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..policy import Policy, overrides_of
 from ..records import TaskInfo
@@ -22,12 +22,10 @@ from ..worker.ledger import INLINE_MAX
 from ..worker.memory import CALLED_OFF
 from ..worker.results import kept_results
 from . import error_texts
+from .codec import Codec
 from .outcomes import decode, in_its_place
 from .pool_memory import PoolMemory
 from .task_names import name_of, site_texts
-
-if TYPE_CHECKING:
-    from ..hosts.base import PoolAdapter
 
 #: A kind of outcome next to those of `worker.envelope`: the parent's own.
 VERDICT: Final = 0x80
@@ -171,7 +169,7 @@ class Ticket:
 class Tickets:
     """The open tickets of one pool."""
 
-    def __init__(self, memory: PoolMemory, adapter: PoolAdapter) -> None:
+    def __init__(self, memory: PoolMemory, adapter: Codec) -> None:
         self.open: dict[int, Ticket] = {}
         # By cell of the memory, the task that was called off there last.
         self._called_off: dict[int, int] = {}

@@ -1,8 +1,9 @@
-"""The contract between the core and a host, and the manual for a new host.
+"""What all adapters of hosts have, and the manual for a new host.
 
 A host is a library with process pools. Its adapter says where a pool can be
-hooked and does what only the host's own plumbing can do; everything else (what
-a death means, timeouts, retries, errors) is the core's. To add a host:
+hooked and does what only the host's own plumbing can do (`core.ports` says what
+that is); everything else (what a death means, timeouts, retries, errors) is the
+core's. To add a host:
 
 1. A host that is a copy of `multiprocessing`, or of the executor, needs a
    subclass of `BasePool` (`ExecutorAdapter`) that names its module and its
@@ -24,17 +25,16 @@ a death means, timeouts, retries, errors) is the core's. To add a host:
 from __future__ import annotations
 
 import itertools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from ..core.ports import Host
 from ..system.capabilities import require
 from ..worker.picklers import pickling_of
 
 if TYPE_CHECKING:
-    from ..core.guard import Guard
-    from ..core.tickets import Ticket
-    from ..core.workers import Snapshot, Worker
+    from ..core.workers import Worker
     from ..system.patches import Seam
 
 #: Why a pool cannot be guarded that a fork has copied.
@@ -46,26 +46,14 @@ NOT_OURS: Final = (
 _numbers: Final[dict[str, itertools.count[int]]] = {}
 
 
-class PoolAdapter(ABC):
-    """What the core asks of one guarded pool's host.
+class PoolAdapter(Host):
+    """One guarded pool of a host whose workers are processes of this machine.
 
     Holds only a weak reference to the pool: a pool that nobody uses any more
     must be collected, as it would be without a guard.
-
-    Attributes
-    ----------
-    name : str
-        The host, for events and messages.
-    reaps : bool
-        Whether the host notices by itself that a worker has ended.
-    pickler_name : str
-        ``module:name`` of the host's pickler class, or of its ``dump``
-        function; used here and in the workers, so that whatever the host can
-        pickle still can be. If it has ``loads``, that unpickles.
     """
 
-    name: ClassVar[str]
-    reaps: ClassVar[bool] = True
+    can_repair = True
     pickler_name: ClassVar[str] = "multiprocessing.reduction:ForkingPickler"
 
     @classmethod
@@ -85,95 +73,7 @@ class PoolAdapter(ABC):
     def processes(self) -> list[Any]:
         """Return the worker processes that the host has now."""
 
-    @abstractmethod
-    def with_remote_traceback(self, error: BaseException, text: str) -> BaseException:
-        """Return a task's exception with the worker's traceback as its cause, as the host shows it."""
-
-    def as_host_error(self, error: BaseException) -> BaseException:
-        """Return an error of ours as one that this host's users catch already."""
-        return error
-
-    @abstractmethod
-    def unsendable(self, why: str, what: str, text: str, cause: BaseException | None) -> BaseException:
-        """Return what this host raises for a result or exception that cannot be pickled.
-
-        Parameters
-        ----------
-        why, what : str
-            ``repr`` of the pickling error and of the object.
-        text : str
-            The task's own traceback when it is its exception that cannot be
-            pickled, else empty.
-        cause : BaseException or None
-            The pickling error, if that can be pickled.
-        """
-
-    @abstractmethod
-    def deliver(self, ticket: Ticket, kind: int, data: bytes) -> None:
-        """Hand an outcome to the host's result thread, behind what is already on its way there.
-
-        Any thread may call it; it never blocks. The result thread then calls
-        `Guard.settle`. That one thread answers everything is what keeps a
-        result from being delivered twice.
-        """
-
-    @abstractmethod
-    def answer_unbegun(self, ticket: Ticket) -> None:
-        """Have the result thread answer a cancelled task at once, unless `Guard.has_begun` it. Any thread.
-
-        It stays open: its message is still on its way to a worker, which skips
-        it, and what comes back then has to be settled as for any other.
-        """
-
-    @abstractmethod
-    def resend(self, tickets: Iterable[Ticket]) -> None:
-        """Send tickets again, before tasks that wait for their first time. Any thread; never blocks."""
-
-    @abstractmethod
-    def repair(self, guard: Guard) -> None:
-        """Put the plumbing right after a death that may have damaged it. Watchdog's thread."""
-
-    @abstractmethod
-    def nudge(self) -> None:
-        """Make the host look for dead workers now, and replace them."""
-
-    def catch_up(self, bound: float) -> None:
-        """Wait until the result thread has handled what was sent before, `bound` seconds at most."""
-        return None
-
-    def is_somebody_sending(self) -> bool:
-        """Return whether the lock for sending results is taken, by the living or the dead."""
-        return False
-
-    @abstractmethod
-    def may_worker_leave(self, code: int | None) -> bool:
-        """Return whether a worker may have left in an orderly way, with this exit code, on purpose."""
-
-    @abstractmethod
-    def has_older_tasks(self) -> bool:
-        """Return whether a task that was sent before the guard is unanswered. Watchdog's thread."""
-
-    def buried(self, worker: Worker, seen: Snapshot) -> None:
-        """Note the end of a worker, after its task was answered for. Watchdog's thread."""
-        return None
-
     def stray_workers(self, workers: Iterable[Worker]) -> list[Worker]:
         """Return the live workers that the host has lost sight of."""
         known = {id(process) for process in self.processes()}
         return [worker for worker in workers if id(worker.process) not in known]
-
-    def workers_are_gone(self) -> None:
-        """Called when no worker is left: the pool may have ended. Watchdog's thread."""
-        return None
-
-    @abstractmethod
-    def answered_all(self) -> None:
-        """Called in a pool that was unguarded when no ticket is open; more may be waiting to be issued."""
-
-    @abstractmethod
-    def disown(self) -> None:
-        """Leave the pool to the host, in a process that was forked: no other thread is there. Never waits."""
-
-    @abstractmethod
-    def on_broken(self) -> None:
-        """Called once the pool can run nothing any more, after open tickets were answered."""

@@ -21,8 +21,9 @@ from .. import clock
 from ..plaintext import shown, visible
 
 if TYPE_CHECKING:
+    from ..core.observing import Look
     from ..records import Event
-    from .track import Look, Track
+    from .track import Track
 
 SUFFIXES: Final = (".json", ".html")
 """The forms of a report."""

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 from .. import clock
 
 if TYPE_CHECKING:
-    from .track import Look, Running, Track
+    from ..core.observing import Look, Running
+    from .track import Track
 
 log = logging.getLogger("poolwarden")
 

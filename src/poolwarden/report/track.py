@@ -10,9 +10,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from .. import clock
+from ..core.observing import Running
 
 if TYPE_CHECKING:
     from ..records import Event
@@ -25,32 +26,6 @@ _FIRST_JOIN: Final = 0.01
 
 _LOST: Final = ("task_lost", "task_retried", "worker_lost", "init_failed")
 _KILLED: Final = ("task_timeout", "task_cancelled", "worker_killed")
-
-
-class Running(NamedTuple):
-    """What one worker runs at the moment.
-
-    Attributes
-    ----------
-    pid : int
-    key : tuple
-        The same as long as the worker is busy with the same.
-    started : float
-        `clock.now` of its start.
-    function : str
-        Name of the function.
-    item : int or None
-        Its index.
-    """
-
-    pid: int
-    key: tuple[int, ...]
-    started: float
-    function: str
-    item: int | None
-
-
-Look = Callable[[], "list[Running] | None"]
 
 
 @dataclass(slots=True)
