@@ -37,8 +37,10 @@ _members: dict[str, Member] = {}
 _is_worker = False
 
 
-class Member:
+class Member(signals.SignalTarget):
     """A worker's side of one guarded pool.
+
+    `SignalTarget` has what a signal concerns besides.
 
     Attributes
     ----------
@@ -54,28 +56,18 @@ class Member:
         Pickles as the host does.
     held : list
         The running task's call and result, until its outcome is stored.
-    in_task : bool
-        True while user code runs, a task or the initializer; only then may a
-        signal raise in it.
-    soft_error : BaseException or None
-        The timeout that was raised inside the running task.
     forked : bool
         True in a process that this worker has forked: it is not the worker, and
         has to end without an answer when it comes back from user code.
-    stack : int
-        Descriptor that faulthandler writes to; -1 for none.
     """
 
-    __slots__ = (
-        "_pipe", "calls", "dumper", "forked", "held", "identity", "in_task", "memory", "pool", "record",
-        "ring", "soft_error", "stack",
-    )  # fmt: skip
+    __slots__ = ("_pipe", "calls", "dumper", "forked", "held", "identity", "memory", "pool", "ring")
 
     def __init__(self, pool: str, seat: Seat, reducers: Any, line: Any) -> None:
         self.pool = pool
         self.held: list[Any] = []
         self.in_task = self.forked = False
-        self.soft_error: BaseException | None = None
+        self.soft_error = None
         self._pipe: ResultPipe | None = None
         self.identity = identity_of(own_process())
         if reducers is None and seat.reducers:

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from .member import Member
+    from .ledger import Record
 
 # The top real-time signals are used by nobody known; without such signals
 # there are no soft timeouts and no stacks.
@@ -35,27 +35,55 @@ _CRASHES: Final = tuple(
 # Source: inspect.CO_VARARGS; that module takes milliseconds to import.
 _VARARGS: Final = 4
 
-_member: Member | None = None
+
+class SignalTarget:
+    """What the handlers of a worker look at: the part of `Member` that a signal concerns.
+
+    A base class and not an object of its own, since `in_task` is set four times
+    for each task: one more attribute to look up would be paid by every task.
+
+    Attributes
+    ----------
+    record : Record
+        Says which task runs, and which one a soft timeout is meant for.
+    stack : int
+        Descriptor that faulthandler writes to; -1 for none.
+    in_task : bool
+        True while user code runs, a task or the initializer; only then may a
+        signal raise in it.
+    soft_error : BaseException or None
+        The timeout that was raised inside the running task.
+    """
+
+    __slots__ = ("in_task", "record", "soft_error", "stack")
+
+    record: Record
+    stack: int
+    in_task: bool
+    soft_error: BaseException | None
+
+
+_target: SignalTarget | None = None
 #: Whether somebody else had the stacks of crashes written before.
 _was_enabled = False
 
 
-def arm(member: Member) -> int:
+def arm(target: SignalTarget) -> int:
     """Install the handlers and return the ARMED bits; never raises."""
-    global _member, _was_enabled
+    global _target, _was_enabled
     # A pool that is guarded a second time finds our own handlers, not the default.
-    again = _member is not None
-    _member = member
+    again = _target is not None
+    _target = target
     if not again:
         _was_enabled = faulthandler.is_enabled()
     bits = 0
-    if member.stack >= 0 and (_is_default(*_CRASHES) or faulthandler.is_enabled()):
-        faulthandler.enable(member.stack)
+    if target.stack >= 0 and (_is_default(*_CRASHES) or faulthandler.is_enabled()):
+        faulthandler.enable(target.stack)
     if threading.current_thread() is not threading.main_thread():
         return bits
-    if STACK_SIGNAL is not None and member.stack >= 0 and (again or _is_default(STACK_SIGNAL)):
+    if STACK_SIGNAL is not None and target.stack >= 0 and (again or _is_default(STACK_SIGNAL)):
         # Written in C: works while the task holds the GIL.
-        faulthandler.register(STACK_SIGNAL, member.stack)
+        faulthandler.register(STACK_SIGNAL, target.stack)
         bits |= ledger.ARMED_STACK
     if SOFT_SIGNAL is not None and (again or _is_default(SOFT_SIGNAL)):
         signal.signal(SOFT_SIGNAL, _on_soft_timeout)
@@ -70,10 +98,10 @@ def disarm() -> None:
 
     What it writes at a crash would be in the worker's stack otherwise.
     """
-    global _member
-    if _member is None:
+    global _target
+    if _target is None:
         return
-    _member = None
+    _target = None
     with contextlib.suppress(Exception):
         if STACK_SIGNAL is not None:
             faulthandler.unregister(STACK_SIGNAL)
@@ -92,18 +120,18 @@ def _is_default(*numbers: int) -> bool:
 
 def _on_soft_timeout(signum: int, frame: Any) -> None:
     """Raise inside the task that the parent means, and nowhere else."""
-    member = _member
-    if member is None or not member.in_task:
+    target = _target
+    if target is None or not target.in_task:
         return
-    cells = member.record.cells
+    cells = target.record.cells
     meant = (cells[ledger.SOFT_TICKET] - 1, cells[ledger.SOFT_ITEM])
     if meant != (cells[ledger.TICKET], cells[ledger.ITEM]):
         return
     cells[ledger.SOFT_TICKET] = 0
     from ..errors import TaskTimeoutError
 
-    member.soft_error = TaskTimeoutError("the task outran its timeout and was asked to stop (soft timeout)")
-    raise member.soft_error
+    target.soft_error = TaskTimeoutError("the task outran its timeout and was asked to stop (soft timeout)")
+    raise target.soft_error
 
 
 def _on_interrupt(signum: int, frame: Any) -> None:
@@ -112,8 +140,8 @@ def _on_interrupt(signum: int, frame: Any) -> None:
     An idle worker that gets KeyboardInterrupt prints a traceback and leaves,
     each one of them; the parent ends the pool anyway.
     """
-    member = _member
-    if member is not None and member.in_task:
+    target = _target
+    if target is not None and target.in_task:
         raise KeyboardInterrupt
 
 
