@@ -11,7 +11,7 @@ import pytest
 from poolwarden.core.observing import Running
 from poolwarden.records import Event, TaskInfo, WorkerExit
 from poolwarden.report import document, page, recording, track
-from poolwarden.report.recording import Recorder
+from poolwarden.report.recording import Recording
 from poolwarden.report.track import Track
 from tests.report.markup import Page
 from tests.report.schema import check
@@ -34,10 +34,10 @@ def clock(monkeypatch):
 
 
 def recorded(clock, losses, workers):
-    """Return a recorder of a pool whose workers die one after the other."""
-    recorder = Recorder("/nowhere/r.json", always=True)
-    lanes = Track("Pool-1", "Pool", recorder.event)
-    recorder.tracks.append(lanes)
+    """Return what is kept of a pool whose workers die one after the other."""
+    run = Recording()
+    lanes = Track("Pool-1", "Pool", run.event)
+    run.tracks.append(lanes)
     for pid in range(workers):
         lanes.worker_started(pid)
     for number in range(losses):
@@ -58,12 +58,12 @@ def recorded(clock, losses, workers):
         lanes.event(event)
         lanes.worker_ended(pid, killed=False)
         lanes.worker_started(pid + workers)
-    return recorder
+    return run
 
 
 def test_ten_thousand_losses_and_more(clock):
-    recorder = recorded(clock, recording.LOSSES_MAX + 500, 64)
-    found = document.describe(recorder)
+    run = recorded(clock, recording.LOSSES_MAX + 500, 64)
+    found = document.describe(run)
     check(found)
     assert found["counts"] == {"task_lost": recording.LOSSES_MAX + 500}
     assert len(found["events"]) == recording.LOSSES_MAX
@@ -89,12 +89,12 @@ def test_the_page_of_ten_thousand_losses_is_small_and_whole(clock):
 
 
 def test_repairs_do_not_take_the_room_of_losses():
-    recorder = Recorder("/nowhere/r.json", always=False)
+    run = Recording()
     for _ in range(recording.OTHERS_MAX + 3):
-        recorder.event(Event("pool_repaired", 1.0, "Pool-1"))
-    recorder.event(Event("task_lost", 2.0, "Pool-1"))
-    assert recorder.left_out["events"] == 3
-    assert recorder.events[-1].kind == "task_lost"
+        run.event(Event("pool_repaired", 1.0, "Pool-1"))
+    run.event(Event("task_lost", 2.0, "Pool-1"))
+    assert run.left_out["events"] == 3
+    assert run.events[-1].kind == "task_lost"
 
 
 def test_a_million_short_tasks_become_few_long_bars(clock):
@@ -129,11 +129,11 @@ def test_a_lost_task_is_not_joined_with_those_behind_it(clock):
 
 
 def test_what_is_left_out_of_the_page_is_said():
-    recorder = Recorder("/nowhere/r.html", always=True)
+    run = Recording()
     for number in range(page.PICTURES + 2):
-        recorder.tracks.append(Track(f"Pool-{number}", "Pool", recorder.event))
+        run.tracks.append(Track(f"Pool-{number}", "Pool", run.event))
     for number in range(page.ROWS + 1):
-        recorder.event(Event("worker_lost", 1.0, "Pool-1", exit=WorkerExit(number, number, None, "exit", ())))
-    shown = Page(page.render(json.loads(json.dumps(document.describe(recorder)))))
+        run.event(Event("worker_lost", 1.0, "Pool-1", exit=WorkerExit(number, number, None, "exit", ())))
+    shown = Page(page.render(json.loads(json.dumps(document.describe(run)))))
     assert "2 more pools not shown" in shown.text
     assert "1 more row not shown" in shown.text

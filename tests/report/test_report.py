@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from poolwarden.errors import ConfigurationError
-from poolwarden.report import recording, start
+from poolwarden.report import start, writing
 from tests.contract.waiting import DEADLINE
 from tests.report.markup import Page
 from tests.report.programs import SOURCE, run
@@ -218,10 +218,10 @@ def test_writing_starts_no_process(tmp_path, monkeypatch):
 
     platform._uname_cache = None
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    for suffix in recording.SUFFIXES:
-        recorder = recording.Recorder(str(tmp_path / f"r{suffix}"), always=True)
-        recorder.write()
-        assert recorder.is_written
+    for suffix in writing.SUFFIXES:
+        writer = writing.Writer(str(tmp_path / f"r{suffix}"), always=True)
+        writer.write()
+        assert writer.is_written
 
 
 def test_a_planted_link_is_not_followed(tmp_path):
@@ -279,7 +279,7 @@ def test_other_processes_write_beside_it_or_nothing(tmp_path):
 def test_another_suffix_is_refused_and_the_valid_ones_named(name):
     with pytest.raises(ConfigurationError, match=r"\.json or \.html"):
         start(name)
-    assert recording._recorder is None
+    assert writing._writer is None
 
 
 def test_without_a_report_nobody_looks(tmp_path):

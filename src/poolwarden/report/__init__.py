@@ -2,9 +2,9 @@
 
 Asked for with ``POOLWARDEN_REPORT=path`` or ``poolwarden run --report path``;
 the suffix says in which form: ``.json`` or ``.html``. Runs in the parent
-process only. Covers what is kept of a run (`recording`, `track`, `sampling`)
-and how it is written (`document`, `page`, `timeline`). Reads records, and
-knows neither pools nor hosts.
+process only. Covers what is kept of a run (`recording`, `track`, `sampling`),
+what is told of it (`document`, `page`, `timeline`) and when it is written
+(`writing`). Reads records, and knows neither pools nor hosts.
 
 The file is written when the interpreter ends: after the last statement, an
 exception, ``sys.exit`` or Ctrl-C. ``os._exit`` and signals end a process
@@ -73,6 +73,6 @@ Times are seconds since the epoch; ``?`` marks what may be null.
 
 from __future__ import annotations
 
-from .recording import SUFFIXES, open_track, start, written
+from .writing import SUFFIXES, open_track, start, written
 
 __all__ = ["SUFFIXES", "open_track", "start", "written"]

@@ -14,21 +14,21 @@ from .. import clock
 
 if TYPE_CHECKING:
     from ..records import Event, TaskInfo, WorkerExit
-    from .recording import Recorder
+    from .recording import Recording
     from .track import Track
 
 SCHEMA: Final = 1
 
 
-def describe(recorder: Recorder) -> dict[str, Any]:
+def describe(recording: Recording) -> dict[str, Any]:
     """Return all that was recorded, as the schema says."""
     from .. import __version__
 
     now = clock.wall()
     # Tracks keep times of a clock that is never set.
     offset = now - clock.now()
-    tracks = list(recorder.tracks)
-    counts, events = recorder.kept()
+    tracks = list(recording.tracks)
+    counts, events = recording.kept()
     return {
         "schema": SCHEMA,
         "poolwarden": __version__,
@@ -36,14 +36,14 @@ def describe(recorder: Recorder) -> dict[str, Any]:
         "platform": _platform(),
         # Without arguments: they may hold secrets.
         "program": os.path.basename(sys.argv[0]) if sys.argv else "",
-        "pid": recorder.pid,
-        "started": recorder.started,
+        "pid": recording.pid,
+        "started": recording.started,
         "ended": now,
         "counts": counts,
         "left_out": {
-            "events": recorder.left_out["events"],
-            "stacks": recorder.left_out["stacks"],
-            "pools": recorder.left_out["pools"],
+            "events": recording.left_out["events"],
+            "stacks": recording.left_out["stacks"],
+            "pools": recording.left_out["pools"],
             "workers": sum(track.workers_left_out for track in tracks),
             "bars": sum(track.bars_left_out for track in tracks),
         },

@@ -1,36 +1,21 @@
-"""What is kept of a run, and when it is written.
+"""What is kept of a run: its events, bounded, and the tracks of its pools.
 
-Covers the events, bounded, and the end of the process. Lanes and bars are in
-`track`. `start` runs in the thread that starts the program; events come from
-any thread. Costs nothing before `start`, and `start` imports nothing that a
-program without pools would not import.
+Events come from any thread. Where it is written, and when, is in `writing`;
+lanes and bars are in `track`.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import functools
 import os
-import sys
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from .. import clock
-from ..plaintext import shown, visible
 
 if TYPE_CHECKING:
-    from ..core.observing import Look
     from ..records import Event
     from .track import Track
-
-SUFFIXES: Final = (".json", ".html")
-"""The forms of a report."""
-
-#: Names the owner to programs below it: ``pid:path``.
-OWNER: Final = "POOLWARDEN_REPORT_OWNER"
-_VARIABLE: Final = "POOLWARDEN_REPORT"
 
 #: Events that are kept, of losses and of what else happens.
 LOSSES_MAX: Final = 10_000
@@ -39,33 +24,26 @@ _OTHERS: Final = ("pool_repaired", "worker_killed")
 #: Characters of one stack (its end is kept), and of all stacks.
 STACK_MAX: Final = 10_000
 STACKS_MAX: Final = 4_000_000
-#: Seconds between two writings of the file while pools are there: at least, and how many times as long as
-#: the last one took.
-REFRESH_MIN: Final = 0.25
-REFRESH_SHARE: Final = 20
-_WRITE_BOUND: Final = 5.0
 #: Pools that get lanes.
 POOLS_MAX: Final = 200
-#: Bytes of a path. Source: PATH_MAX in linux/limits.h; less elsewhere.
-_PATH_MAX: Final = 4096
-#: Of `multiprocessing.util`: behind the ends of pools (15 and less), and of their folders (-100).
-_LAST: Final = -1000
 
 
-class Recorder:
-    """What has happened in this process since `start`.
+class Recording:
+    """What has happened in this process since it was made.
 
     Attributes
     ----------
-    path : str
-        Where the report goes; absolute.
-    always : bool
-        Whether it is written though nothing happened.
+    events, stacks : list
+        What was kept, and the stack of each; read them by `kept`.
+    tracks : list of Track
+        The lanes of pools, oldest first.
+    counts, left_out : Counter
+        Events by kind, kept or not; and what found no room, by what it is.
+    happened : int
+        Number of events so far.
     """
 
-    def __init__(self, path: str, *, always: bool) -> None:
-        self.path = path
-        self.always = always
+    def __init__(self) -> None:
         self.pid = os.getpid()
         self.started = clock.wall()
         self.events: list[Event] = []
@@ -73,21 +51,16 @@ class Recorder:
         self.tracks: list[Track] = []
         self.counts: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
+        self.happened = 0
         self._room = {False: LOSSES_MAX, True: OTHERS_MAX}
         self._stack_room = STACKS_MAX
-        self.is_written = False
-        self._finished = False
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
-        # How much has happened, and how much of it is in the file.
-        self._happened, self._told = 0, -1
-        self._due = 0.0
 
     def event(self, event: Event) -> None:
         """Keep an event, if there is room for it; count it in any case."""
         with self._lock:
             self.counts[event.kind] += 1
-            self._happened += 1
+            self.happened += 1
             other = event.kind in _OTHERS
             if not self._room[other]:
                 self.left_out["events"] += 1
@@ -101,211 +74,16 @@ class Recorder:
             self._stack_room -= len(stack or "")
             self.stacks.append(stack)
 
-    def track(self, name: str, host: str, look: Look) -> Track:
-        """Return the lanes of a new pool."""
-        # Here, and not by the thread that writes first: what a thread is importing while a worker is forked,
-        # that worker can never import.
-        import json  # noqa: F401
-        from multiprocessing import util
-
-        from . import document, page  # noqa: F401
-        from .sampling import watch
-        from .track import Track
-
-        track = Track(name, host, self.event)
+    def add(self, track: Track) -> bool:
+        """Keep the lanes of a new pool; return False, and count it, if there is no room for them."""
         with self._lock:
-            if not self.tracks:
-                util.Finalize(None, self.finish, exitpriority=_LAST)
             if len(self.tracks) < POOLS_MAX:
                 self.tracks.append(track)
-                watch(track, look, self.refresh)
-            else:
-                self.left_out["pools"] += 1
-        return track
-
-    def refresh(self, now: bool) -> None:
-        """Write what has happened since the last time, now or when it is time again; the report's thread.
-
-        A signal may end the process at any moment, and nobody is asked then.
-        """
-        if self._told != self._happened and (now or clock.now() >= self._due):
-            begun = clock.now()
-            self.write()
-            self._due = clock.now() + max(REFRESH_MIN, REFRESH_SHARE * (clock.now() - begun))
+                return True
+            self.left_out["pools"] += 1
+            return False
 
     def kept(self) -> tuple[dict[str, int], list[tuple[Event, str | None]]]:
         """Return the counts and the events with their stacks, at one moment."""
         with self._lock:
             return dict(sorted(self.counts.items())), list(zip(self.events, self.stacks, strict=True))
-
-    def finish(self) -> None:
-        """Write the report behind the ends of all pools."""
-        self.write()
-        self._finished = True
-
-    def write(self) -> None:
-        """Write the report, if there is to be one and it is not finished. Raises nothing."""
-        # Bounded: the thread that writes may be stopped for good by the end of the interpreter.
-        acquired = self._writing.acquire(timeout=_WRITE_BOUND)
-        try:
-            self._write()
-        finally:
-            if acquired:
-                self._writing.release()
-
-    def _write(self) -> None:
-        if self._finished or not (self.counts or self.always):
-            return
-        happened = self._happened
-        try:
-            _replace(self.path, self._text())
-            self._told = happened
-            self.is_written = True
-        except Exception as error:
-            self._finished = True
-            why = f"poolwarden: no report could be written to {self.path}: {error}"
-            print(visible(why), file=sys.stderr)
-
-    def _text(self) -> str:
-        from . import document
-
-        found = document.describe(self)
-        if self.path.lower().endswith(".json"):
-            import json
-
-            return json.dumps(found, indent=1) + "\n"
-        from . import page
-
-        return page.render(found)
-
-
-def start(path: str, *, always: bool = False) -> None:
-    """Record from now on, and write a report when this process ends.
-
-    Parameters
-    ----------
-    path : str
-        Ends in ``.json`` or ``.html``; missing folders are made. If a process
-        above this one has been started with the same path, this one writes
-        its file beside it, and only if something happened.
-    always : bool
-        Write it though nothing happened.
-
-    Raises
-    ------
-    ConfigurationError
-        `path` has another suffix; the text names the valid ones.
-
-    Notes
-    -----
-    A second call replaces the path. `POOLWARDEN_REPORT` is set, for the
-    programs that this one starts.
-    """
-    global _recorder
-    if not path.lower().endswith(SUFFIXES):
-        from ..errors import ConfigurationError
-
-        raise ConfigurationError(
-            f"a report's name must end in {' or '.join(SUFFIXES)}, not {shown(os.path.basename(path))}"
-        )
-    path = os.path.abspath(path)
-    if len(os.fsencode(path)) > _PATH_MAX:
-        # No file has such a name; and kept in two variables it would leave no room to start programs.
-        from ..errors import ConfigurationError
-
-        raise ConfigurationError(f"a report's path may have {_PATH_MAX} bytes, not {len(os.fsencode(path))}")
-    owner, _, owned = os.environ.get(OWNER, "").partition(":")
-    if owned == path and owner != str(os.getpid()):
-        path, always = _beside(path), False
-    else:
-        os.environ[_VARIABLE] = path
-        os.environ[OWNER] = f"{os.getpid()}:{path}"
-    if _recorder is None:
-        atexit.register(_at_exit)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_in_child)
-        _recorder = Recorder(path, always=always)
-    _recorder.path = path
-    _recorder.always = _recorder.always or always
-
-
-def open_track(name: str, host: str, look: Look) -> Track | None:
-    """Return where a pool's events and workers are recorded; None if no report is asked for.
-
-    Parameters
-    ----------
-    name, host : str
-        Of the pool.
-    look : callable
-        Returns what its workers run now, None once the pool has ended; called
-        in a thread of this package until then.
-    """
-    if _is_worker():
-        return None
-    if _recorder is None and (path := os.environ.get(_VARIABLE)):
-        _start_as_asked(path)
-    return None if _recorder is None else _recorder.track(name, host, look)
-
-
-@functools.cache
-def _start_as_asked(path: str) -> None:
-    """Start for the variable, when the first pool is guarded; a bad value is told once."""
-    try:
-        start(path)
-    except ValueError as error:
-        print(visible(f"poolwarden: {_VARIABLE}: {error}"), file=sys.stderr)
-
-
-_recorder: Recorder | None = None
-
-
-def written() -> str | None:
-    """Return the path of this process's report, None if there is none yet."""
-    return _recorder.path if _recorder is not None and _recorder.is_written else None
-
-
-def _beside(path: str) -> str:
-    stem, suffix = os.path.splitext(path)
-    return f"{stem}-{os.getpid()}{suffix}"
-
-
-def _is_worker() -> bool:
-    """Return whether this process was started by `multiprocessing` or a copy of it."""
-    process: Any = sys.modules.get("multiprocessing.process")
-    return process is not None and process.parent_process() is not None
-
-
-def _at_exit() -> None:
-    # This comes before the ends of pools if `multiprocessing` was imported
-    # before `start`, and behind them if not. Should they be interrupted, it is
-    # all there is.
-    if _recorder is not None and not _is_worker():
-        _recorder.write()
-
-
-def _in_child() -> None:
-    """In a forked process: what was recorded is the parent's, and so is the path."""
-    global _recorder
-    if _recorder is not None:
-        # A thread that is not here may have held them.
-        for track in _recorder.tracks:
-            track.unlock()
-        owned = os.environ.get(_VARIABLE, _recorder.path)
-        _recorder = Recorder(_beside(owned), always=False)
-
-
-def _replace(path: str, text: str) -> None:
-    """Write a file so that a reader sees all of it or what was there before."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    # A name that nobody can guess, made here and nowhere else: in a folder that is everybody's a link could
-    # lie in wait, and lead to any file of ours.
-    unfinished = f"{path}.{os.urandom(8).hex()}.new"
-    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    try:
-        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        os.replace(unfinished, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(unfinished)
-        raise
