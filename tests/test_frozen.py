@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import poolwarden
+from poolwarden.hosts.loading import LOADERS
 from poolwarden.hosts.registry import HOSTS
 
 ROOT = Path(poolwarden.__file__).parent
@@ -107,7 +108,8 @@ def test_nobody_elses_package_is_named_but_wrapt() -> None:
 
 
 def test_each_host_has_its_own_way_to_its_adapter() -> None:
-    assert len({host.load for host in HOSTS}) == len(HOSTS)
+    assert list(LOADERS) == [host.module for host in HOSTS]
+    assert len(set(LOADERS.values())) == len(HOSTS)
 
 
 def test_a_frozen_program_is_guarded_by_the_variable_once_it_imports_poolwarden() -> None:

@@ -102,7 +102,7 @@ def test_a_missing_private_name_is_named(monkeypatch):
 
 
 def test_a_host_that_is_not_installed_changes_nothing(monkeypatch):
-    absent = Host("no_such_host.pool", "pool:MultiprocessingPool", "no_such_host.Pool", "no-such-host")
+    absent = Host("no_such_host.pool", "no_such_host.Pool", "no-such-host")
     monkeypatch.setattr(doctor_checks, "HOSTS", (*registry.HOSTS, absent))
     found = found_with(monkeypatch)
     assert found["ok"]
@@ -112,10 +112,11 @@ def test_a_host_that_is_not_installed_changes_nothing(monkeypatch):
 
 @pytest.mark.parametrize("error", [RuntimeError("broken here"), SystemExit(3)], ids=repr)
 def test_a_host_that_cannot_be_imported_is_shown(monkeypatch, error):
-    def load():
+    def load(host):
         raise error
 
-    monkeypatch.setattr(doctor_checks, "HOSTS", (Host("multiprocessing.pool", load, "a broken host"),))
+    monkeypatch.setattr(doctor_checks, "HOSTS", (Host("multiprocessing.pool", "a broken host"),))
+    monkeypatch.setattr(doctor_checks, "load", load)
     stream = io.StringIO()
     monkeypatch.setattr(doctor_checks, "_starts", lambda: True)
     assert doctor.run(stream) == 1

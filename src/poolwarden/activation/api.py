@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from ..hosts.registry import adapter_for
+from ..hosts.loading import adapter_for
 from ..policy import Policy
 from ..system.stepping import in_one_step
 

@@ -14,12 +14,13 @@ import threading
 from typing import Any
 
 from ..core.left_bare import warn_left_bare
+from ..hosts.loading import adapter_for, load
 from ..hosts.registry import HOSTS, Host
 from ..on_import import when_imported
 from ..policy import Policy
 from ..system.monkeypatching import why_patched
 from ..system.stepping import in_one_step
-from . import reporting, startup  # noqa: F401 - the report looks on
+from . import constructors, reporting  # noqa: F401 - the report looks on
 
 log = logging.getLogger("poolwarden")
 
@@ -65,7 +66,7 @@ def uninstall() -> None:
 def followed() -> Policy | None:
     """Return the policy of the pools that are made from now on, None if they are left alone."""
     with _lock:
-        options = startup.waiting()
+        options = constructors.pending_options()
         return _policy if options is None else Policy(**options)
 
 
@@ -77,7 +78,7 @@ def follow(policy: Policy | None) -> None:
     why = why_patched()
     if why is not None:
         with _lock:
-            startup.stand_down()
+            constructors.stand_down()
         warn_left_bare("the pools of this process are", f"{why}.")
         return
     adapters = _load()
@@ -87,7 +88,7 @@ def follow(policy: Policy | None) -> None:
 def _take_back() -> None:
     global _policy
     with _lock:
-        startup.stand_down()
+        constructors.stand_down()
         _policy = None
         while _installed:
             _installed.pop().uninstall()
@@ -101,7 +102,7 @@ def _put_in_place(policy: Policy, adapters: dict[Host, Any]) -> dict[Host, Excep
 
 def _install_all(policy: Policy, adapters: dict[Host, Any]) -> dict[Host, Exception]:
     global _policy
-    startup.stand_down()
+    constructors.stand_down()
     _policy = policy
     problems = {}
     for host, adapter in adapters.items():
@@ -114,10 +115,10 @@ def _install_all(policy: Policy, adapters: dict[Host, Any]) -> dict[Host, Except
         except Exception as error:
             problems[host] = error
     for host in _within_reach():
-        module = sys.modules.get(host.imported)
+        module = sys.modules.get(host.module)
         if host not in adapters and module is not None:
             # It was imported meanwhile.
-            startup.prepare(module, _install_late)
+            constructors.arm(module, host.constructors, _install_late, guard_late)
     return problems
 
 
@@ -129,9 +130,9 @@ def _load() -> dict[Host, Any]:
     """
     with _lock:
         for host in HOSTS:
-            if host.imported in startup.CONSTRUCTORS and host.imported not in {*sys.modules, *_awaited}:
-                _awaited.add(host.imported)
-                when_imported(host.imported, functools.partial(_on_import, host))
+            if host.constructors and host.module not in {*sys.modules, *_awaited}:
+                _awaited.add(host.module)
+                when_imported(host.module, functools.partial(_on_import, host))
         hosts = _within_reach()
     adapters: dict[Host, Any] = dict.fromkeys(hosts)
     problems = {}
@@ -139,7 +140,7 @@ def _load() -> dict[Host, Any]:
         try:
             import wrapt  # noqa: F401 - installing needs it, and must not wait for it
 
-            adapters[host] = host.load()
+            adapters[host] = load(host)
         except Exception as error:
             problems[host] = error
     _tell(problems)
@@ -148,7 +149,7 @@ def _load() -> dict[Host, Any]:
 
 def _within_reach() -> list[Host]:
     """Return the hosts that are imported, or are being imported and will not be told of."""
-    return [host for host in HOSTS if host.imported in startup.CONSTRUCTORS and host.imported not in _awaited]
+    return [host for host in HOSTS if host.constructors and host.module not in _awaited]
 
 
 def _tell(problems: dict[Host, Exception]) -> None:
@@ -163,9 +164,9 @@ def _on_import(host: Host, module: Any) -> None:
     this thread holds the lock of one that they may wait for.
     """
     with _lock:
-        _awaited.discard(host.imported)
+        _awaited.discard(host.module)
         if _policy is not None:
-            startup.prepare(module, _install_late)
+            constructors.arm(module, host.constructors, _install_late, guard_late)
 
 
 def _install_late() -> None:
@@ -176,10 +177,23 @@ def _install_late() -> None:
     adapters = _load()
 
     def step() -> dict[Host, Exception]:
-        # Else another thread has called `install` or `uninstall`, which counts.
+        # If the policy is another one, a thread has called `install` or `uninstall` meanwhile, which counts.
         return _put_in_place(policy, adapters) if _policy is policy else {}
 
     _tell(in_one_step(step))
+
+
+def guard_late(pool: Any) -> None:
+    """Guard the first pool, whose construction had begun when the guard was installed."""
+    try:
+        policy = followed()
+        if policy is not None:
+            adapter_for(pool).guard_object(pool, policy)
+    except TypeError:
+        # What chooses joblib's backend is no pool.
+        pass
+    except Exception as error:
+        constructors.complain(error)
 
 
 def _in_forked_process() -> None:

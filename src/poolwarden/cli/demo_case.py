@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from poolwarden import testing
+from poolwarden.hosts import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ class Case:
 class Host(Protocol):
     """What the demo needs to know of a library with process pools.
 
-    A further host is one class like `StandardPool` and one line in `HOSTS`.
+    A further host is one class like `StandardPool` and one line in `_SHOWN`.
     """
 
     def is_installed(self) -> bool:
@@ -142,11 +143,13 @@ class Loky(StandardExecutor):
         return importlib.import_module("loky").ProcessPoolExecutor(WORKERS)
 
 
-HOSTS: Final[dict[str, Host]] = {
-    "multiprocessing.Pool": StandardPool(),
-    "concurrent.futures.ProcessPoolExecutor": StandardExecutor(),
-    "loky.ProcessPoolExecutor": Loky(),
+#: By the host's module, in the registry of hosts.
+_SHOWN: Final[dict[str, Host]] = {
+    "multiprocessing.pool": StandardPool(),
+    "concurrent.futures.process": StandardExecutor(),
+    "loky.process_executor": Loky(),
 }
+HOSTS: Final = {host.kind: _SHOWN[host.module] for host in registry.HOSTS if host.module in _SHOWN}
 
 
 def square(number: int) -> int:

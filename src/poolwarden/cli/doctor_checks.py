@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import poolwarden
 from poolwarden.core.pool_memory import PoolMemory
+from poolwarden.hosts.loading import load
 from poolwarden.hosts.registry import HOSTS, Host
 from poolwarden.policy import Policy
 from poolwarden.system.capabilities import abilities, lacking
@@ -120,7 +121,7 @@ def _host(host: Host) -> dict[str, Any]:
         try:
             report["version"] = f"{host.distribution} {importlib.metadata.version(host.distribution)}"
         except importlib.metadata.PackageNotFoundError:
-            if importlib.util.find_spec(host.imported.partition(".")[0]) is None:
+            if importlib.util.find_spec(host.module.partition(".")[0]) is None:
                 return {**report, "installed": False, "version": None}
             report["version"] = f"{host.distribution}, version not known"
     seams = _attempt(lambda: _seams(host))
@@ -134,8 +135,8 @@ def _host(host: Host) -> dict[str, Any]:
 
 
 def _seams(host: Host) -> tuple[Any, ...]:
-    importlib.import_module(host.imported)
-    return tuple(host.load().all_seams())
+    importlib.import_module(host.module)
+    return tuple(load(host).all_seams())
 
 
 def _python() -> str:

@@ -18,8 +18,8 @@ core's. To add a host:
    tell ``guard.born`` of each process.
 5. Call ``guard.close`` when the pool ends.
 6. Name the private names that are used in ``all_seams``, for ``poolwarden doctor``.
-7. Add the host to ``hosts.registry``, its constructors to
-   ``activation.startup``, and a test file that inherits the contract suite.
+7. Add the host to ``hosts.registry``, its adapter to ``hosts.loading``, and a
+   test file that inherits the contract suite.
 """
 
 from __future__ import annotations

@@ -1,142 +1,109 @@
-"""The hosts that can be guarded, in one list.
+"""The hosts that can be guarded, each named once. Whoever must know a host's modules reads this table.
 
-An adapter is loaded only for an object of its host, or for `install` once the
-host is imported.
+It names modules and imports none: an interpreter that has `POOLWARDEN` set
+reads it at its start, so there is no dataclass here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 
-@dataclass(frozen=True)
 class Host:
-    """Where a host is, and where its adapter.
+    """What is to be known of a host before its adapter is loaded.
 
     Attributes
     ----------
-    imported : str
+    module : str
         The host's module; the classes of its objects, or those that these inherit, say that they are of it.
-    load : callable
-        Imports the adapter's module and returns the adapter's class.
     kind : str
         What users call it, for error messages.
     distribution : str
         What is installed with it; empty for the standard library.
+    constructors : tuple of str
+        The classes in the module that make pools, or choose what makes them; empty if `install` leaves
+        the host alone.
+    own_files : tuple of str
+        Ends of the names of the host's files through which tasks are submitted: no line of them is the
+        user's.
     has_pools : bool
         Whether there is something to give to `guard`, or only to `install`.
     """
 
-    imported: str
-    load: Callable[[], Any]
-    kind: str
-    distribution: str = ""
-    has_pools: bool = True
+    __slots__ = ("constructors", "distribution", "has_pools", "kind", "module", "own_files")
 
-
-# Plain imports, one function each: freezers take along only modules that an import statement names.
-
-
-def _pool() -> Any:
-    from .pool.multiprocessing import MultiprocessingPool
-
-    return MultiprocessingPool
-
-
-def _executor() -> Any:
-    from .executor.futures import FuturesExecutor
-
-    return FuturesExecutor
-
-
-def _loky() -> Any:
-    from .executor.loky import for_loky
-
-    return for_loky()
-
-
-def _loky_of_joblib() -> Any:
-    from .executor.loky import for_joblib
-
-    return for_joblib()
-
-
-def _joblib() -> Any:
-    from .joblib.guarded import JoblibBackends
-
-    return JoblibBackends
-
-
-def _multiprocess() -> Any:
-    from .pool.multiprocess import MultiprocessPool
-
-    return MultiprocessPool
-
-
-def _process() -> Any:
-    from .process.multiprocessing import MultiprocessingProcess
-
-    return MultiprocessingProcess
-
-
-def _multiprocess_process() -> Any:
-    from .process.multiprocess import MultiprocessProcess
-
-    return MultiprocessProcess
+    def __init__(
+        self,
+        module: str,
+        kind: str,
+        distribution: str = "",
+        *,
+        constructors: tuple[str, ...] = (),
+        own_files: tuple[str, ...] = (),
+        has_pools: bool = True,
+    ) -> None:
+        self.module = module
+        self.kind = kind
+        self.distribution = distribution
+        self.constructors = constructors
+        self.own_files = own_files
+        self.has_pools = has_pools
 
 
 HOSTS: Final = (
-    Host("multiprocessing.pool", _pool, "multiprocessing.Pool"),
+    Host(
+        "multiprocessing.pool",
+        "multiprocessing.Pool",
+        constructors=("Pool",),
+        own_files=("multiprocessing/pool.py",),
+    ),
     Host(
         "concurrent.futures.process",
-        _executor,
         "concurrent.futures.ProcessPoolExecutor",
+        constructors=("ProcessPoolExecutor",),
+        own_files=("concurrent/futures/process.py", "concurrent/futures/_base.py", "asyncio/base_events.py"),
     ),
-    Host("loky.process_executor", _loky, "loky.ProcessPoolExecutor", "loky"),
+    Host(
+        "loky.process_executor",
+        "loky.ProcessPoolExecutor",
+        "loky",
+        constructors=("ProcessPoolExecutor",),
+        own_files=("loky/process_executor.py", "loky/reusable_executor.py", "loky/_base.py"),
+    ),
     Host(
         "joblib.externals.loky.process_executor",
-        _loky_of_joblib,
         "joblib.externals.loky.ProcessPoolExecutor",
         "joblib",
+        constructors=("ProcessPoolExecutor",),
+        own_files=("loky/process_executor.py", "loky/reusable_executor.py", "loky/_base.py"),
     ),
-    Host("joblib.parallel", _joblib, "joblib.Parallel", "joblib", has_pools=False),
-    Host("multiprocess.pool", _multiprocess, "multiprocess.Pool", "multiprocess"),
-    Host("multiprocessing.process", _process, "multiprocessing.Process"),
     Host(
-        "multiprocess.process",
-        _multiprocess_process,
-        "multiprocess.Process",
-        "multiprocess",
+        "joblib.parallel",
+        "joblib.Parallel",
+        "joblib",
+        # These choose a backend, before it makes a pool.
+        constructors=("Parallel", "parallel_config"),
+        # scikit-learn calls joblib for others, too.
+        own_files=("joblib/parallel.py", "joblib/_parallel_backends.py", "sklearn/utils/parallel.py"),
+        has_pools=False,
     ),
+    Host(
+        "multiprocess.pool",
+        "multiprocess.Pool",
+        "multiprocess",
+        constructors=("Pool",),
+        own_files=("multiprocess/pool.py",),
+    ),
+    Host("multiprocessing.process", "multiprocessing.Process"),
+    Host("multiprocess.process", "multiprocess.Process", "multiprocess"),
 )
 
-
-def adapter_for(obj: object) -> Any:
-    """Return the adapter class of an object.
-
-    Raises
-    ------
-    TypeError
-        Nothing here guards such an object; names what could be guarded.
-    """
-    # By the names of its classes' modules first: nothing is loaded for a host that it is none of,
-    # which may be in the middle of its import.
-    modules = {cls.__module__ for cls in type(obj).__mro__}
-    for host in HOSTS:
-        if host.has_pools and host.imported in modules and (adapter := host.load()).guards(obj):
-            return adapter
-    kinds = ", ".join(host.kind for host in HOSTS if host.has_pools)
-    raise TypeError(
-        f"guard() takes a pool of processes ({kinds}, or a subclass), not "
-        f"{type(obj).__module__}.{type(obj).__qualname__}"
-        + (": its workers are threads, which cannot be lost alone" if _has_threads(obj) else "")
-    )
+#: The constructors of the hosts that `install` changes, by module.
+CONSTRUCTORS: Final = {host.module: host.constructors for host in HOSTS if host.constructors}
 
 
-def _has_threads(obj: object) -> bool:
-    return any(
-        cls.__name__ in ("ThreadPool", "ThreadPoolExecutor", "InterpreterPoolExecutor")
-        for cls in type(obj).__mro__
-    )
+def own_files(*modules: str) -> tuple[str, ...]:
+    """Return the `Host.own_files` of these hosts, each once."""
+    return tuple(dict.fromkeys(file for host in HOSTS if host.module in modules for file in host.own_files))

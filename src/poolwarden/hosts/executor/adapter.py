@@ -41,6 +41,7 @@ from ...system.stepping import acquire, in_one_step
 from ...worker.ledger import LEFT
 from ...worker.member import birth
 from ..base import NOT_OURS
+from ..registry import own_files
 from .call_queue import CALL_QUEUE, RESULT_QUEUE, CallQueue
 from .earlier_calls import OlderTasks
 from .forked_child import leave_to_host, renew_copied
@@ -60,12 +61,7 @@ _BIRTH_BOUND: Final = 2.0
 
 _OWN_FILES: Final = (
     "poolwarden/hosts/executor/adapter.py",
-    "concurrent/futures/process.py",
-    "concurrent/futures/_base.py",
-    "asyncio/base_events.py",
-    "loky/process_executor.py",
-    "loky/reusable_executor.py",
-    "loky/_base.py",
+    *own_files("concurrent.futures.process", "loky.process_executor"),
 )
 
 

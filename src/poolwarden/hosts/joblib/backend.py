@@ -21,18 +21,13 @@ from ..batch import Batch
 from ..executor.adapter import ExecutorAdapter
 from ..executor.loky import for_joblib
 from ..pool.joblib import MemmappingPool
+from ..registry import own_files
 from . import files, sklearn
 
 #: Seconds that what is running may take to end when a call is aborted; it is killed at once.
 STOP_BOUND: Final = 5.0
 
-_OWN_FILES: Final = (
-    "poolwarden/hosts/joblib/backend.py",
-    "joblib/parallel.py",
-    "joblib/_parallel_backends.py",
-    # Calls joblib for others, too.
-    "sklearn/utils/parallel.py",
-)
+_OWN_FILES: Final = ("poolwarden/hosts/joblib/backend.py", *own_files("joblib.parallel"))
 #: Options that concern workers, not tasks.
 _POOL_OPTIONS: Final = ("startup_timeout", "on_event")
 

@@ -35,6 +35,7 @@ from ...system.interruption import is_interruption
 from ...system.waiting import poll
 from ...worker import envelope
 from ..batch import Batch
+from ..registry import own_files
 from .earlier_tasks import job_of
 from .results import take_over
 
@@ -42,11 +43,10 @@ if TYPE_CHECKING:
     from .adapter import BasePool
 
 #: Ends of the names of files whose frames are not the user's.
-_OWN_FILES = (
+_OWN_FILES: Final = (
     "poolwarden/hosts/pool/chunk_size.py",
     "poolwarden/hosts/pool/feed.py",
-    "multiprocessing/pool.py",
-    "multiprocess/pool.py",
+    *own_files("multiprocessing.pool", "multiprocess.pool"),
 )
 #: Types of arguments whose pickling runs no code of the user's.
 _PLAIN: Final = frozenset((type(None), bool, int, float, complex, str, bytes))
