@@ -62,7 +62,23 @@ def begin(config: pytest.Config, *, everywhere: bool) -> TestGuard:
         everywhere = False
     guard = TestGuard(config, Policy(**{**_settings(config), **(options or {})}), everywhere)
     config.pluginmanager.register(guard, _NAME)
+    if everywhere:
+        _watch_processes(config, guard.lines)
     return guard
+
+
+def _watch_processes(config: pytest.Config, lines: list[str]) -> None:
+    """Tell of the deaths of xdist's processes, in its controller; in such a process, leave its stack."""
+    given = getattr(config, "workerinput", None)
+    if given is None:
+        if hasattr(config.hook, "pytest_testnodedown"):
+            from .pytest_workers import CrashReports
+
+            config.pluginmanager.register(CrashReports(lines), f"{_NAME}-workers")
+    elif (memory := given.get("poolwarden_stack")) is not None:
+        from .pytest_stacks import StackOfCrash
+
+        config.pluginmanager.register(StackOfCrash(memory), f"{_NAME}-stack")
 
 
 def _settings(config: pytest.Config) -> dict[str, Any]:
