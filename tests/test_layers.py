@@ -15,38 +15,33 @@ import poolwarden
 
 ROOT = Path(poolwarden.__file__).parent
 
-#: What a part of the package may import: itself, and these parts.
-BELOW: dict[str, set[str]] = {
-    # On demand, but for what waits for joblib.
-    "__init__": {"on_import", "activation", "hosts", "errors", "policy", "records"},
-    "on_import": set(),
-    "plaintext": set(),
-    "options": {"plaintext"},
-    "records": set(),
-    "errors": {"records", "plaintext"},
-    "limited": set(),
-    "clock": set(),
-    "testing": set(),
-    "policy": {"errors", "records", "limited", "options"},
-    "worker": {"errors", "records", "limited", "clock"},
-    "system": {"worker", "errors", "plaintext", "clock"},
-}
-BELOW["core"] = BELOW["system"] | {"system", "policy", "records", "limited"}
-BELOW["report"] = BELOW["core"] | {"core", "__init__"}
-BELOW["hosts"] = BELOW["core"] | {"core"}
-BELOW["activation"] = BELOW["hosts"] | {"hosts", "report", "on_import", "options"}
-BELOW["cli"] = BELOW["activation"] | {"activation", "testing"}
-BELOW["__main__"] = BELOW["cli"] | {"cli"}
+#: The floors of the house, from the top. A module may import its own room and the floors below it; rooms of
+#: one floor do not know each other. A room is named by the folder or the module that it is.
+FLOORS = (
+    ("__main__",),
+    ("cli",),
+    ("__init__",),  # the public names, on demand
+    ("activation",),
+    ("hosts.loading",),
+    ("hosts.joblib",),  # puts its tasks into the pools of others
+    ("hosts.executor", "hosts.pool", "hosts.process", "report"),
+    ("hosts",),  # what families of hosts share
+    ("core",),
+    ("system",),
+    ("worker",),
+    ("policy",),
+    ("errors", "options", "testing"),
+    ("records", "plaintext", "limited", "clock", "on_import", "version"),
+)
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-#: Hosts are imported by their own room alone.
-HOST_FREE = ("worker", "system", "core", "policy", "records", "limited", "clock", "report")
-HOSTS = {"multiprocessing.pool", "concurrent.futures.process", "loky", "joblib", "multiprocess"}
+#: Rooms in which modules still need each other, and how many at most.
+KNOWN_CIRCLES = {"core": 8, "hosts.executor": 11, "hosts.pool": 6}
 
-#: What families of hosts share.
-SHARED = ("base", "batch", "registry")
-
-#: A family that puts its tasks into the pools of others.
-ABOVE = {"joblib": ("executor", "pool")}
+#: Libraries with pools are imported by the rooms of hosts alone.
+LIBRARIES = {"multiprocessing.pool", "concurrent.futures.process", "loky", "joblib", "multiprocess"}
+#: Rooms that name one: to show it, to choose it, or (`errors`) to inherit from what it raises.
+NAME_LIBRARIES = ("__main__", "cli", "__init__", "activation", "errors")
 
 #: Modules that cost a worker's start-up milliseconds.
 COSTLY = {"dataclasses", "inspect", "wrapt", "concurrent.futures", "typing", "logging", "asyncio"}
@@ -62,14 +57,24 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
+MODULES = {module_name(path): path for path in sources()}
+
+
+def room_of(module: str) -> str:
+    """Return the room of a module: the longest name in `FLOORS` that it begins with."""
+    while module and module not in FLOOR_OF:
+        module = module.rpartition(".")[0]
+    return module
+
+
 def part_of(module: str) -> str:
     return module.partition(".")[0]
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and absolute name of each import of a file, but for those under TYPE_CHECKING."""
+    """Yield line and absolute name of each import, those under TYPE_CHECKING and in functions too."""
     package = ["poolwarden", *path.relative_to(ROOT).parts[:-1]]
-    for node in _executed(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -80,55 +85,85 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
 
 
-def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes below `node` that can be executed."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            for other in child.orelse:
-                yield other
-                yield from _executed(other)
+def own_imports(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Yield line, module and name in it of each import of our own; the name is empty for a module."""
+    for line, target in imports(path):
+        if target.partition(".")[0] != "poolwarden":
             continue
-        yield child
-        yield from _executed(child)
+        name = target.removeprefix("poolwarden").lstrip(".")
+        if name in MODULES:
+            yield line, name, ""
+        else:
+            module, _, attribute = name.rpartition(".")
+            yield line, module or "__init__", attribute
 
 
-@pytest.mark.parametrize("path", sources(), ids=module_name)
-def test_imports_point_down(path: Path) -> None:
-    module = module_name(path)
-    part = part_of(module)
-    assert part in BELOW, f"{part} is new: say in BELOW what it may import"
-    for line, name in imports(path):
-        if not name.startswith("poolwarden."):
-            continue
-        target = part_of(name.removeprefix("poolwarden."))
-        if target not in BELOW:  # a name of the package itself: poolwarden.guard, poolwarden.__version__
-            target = "__init__"
-        facade = target == "__init__" and part in ("cli", "__main__")  # they speak as any user does
-        assert facade or target == part or target in BELOW[part], (
-            f"{module}, line {line}: {part} must not import {name}"
+each_module = pytest.mark.parametrize("module", MODULES)
+
+
+def test_each_module_is_in_a_room() -> None:
+    assert [module for module in MODULES if not room_of(module)] == []
+    assert [room for room in FLOOR_OF if room not in MODULES] == []
+
+
+@each_module
+def test_imports_point_down(module: str) -> None:
+    room = room_of(module)
+    for line, target, name in own_imports(MODULES[module]):
+        below = room_of(target)
+        assert below == room or FLOOR_OF[room] < FLOOR_OF[below], (
+            f"{module}, line {line}: {room} must not import {target} {name}"
         )
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in sources() if module_name(path).startswith("hosts.") and path.stem != "loading"],
-    ids=module_name,
-)
-def test_families_of_hosts_do_not_import_each_other(path: Path) -> None:
-    family = module_name(path).split(".")[1]
-    for line, name in imports(path):
-        if name.startswith("poolwarden.hosts."):
-            other = name.split(".")[2]
-            allowed = other in (family, *SHARED, *ABOVE.get(family, ()))
-            assert allowed, f"line {line} imports {name}"
+@each_module
+def test_private_names_stay_in_their_room(module: str) -> None:
+    """Neither imported nor reached through an imported module."""
+    foreign: dict[str, str] = {}
+    tree = ast.parse(MODULES[module].read_text())
+    for line, target, name in own_imports(MODULES[module]):
+        if room_of(target) != room_of(module):
+            assert not name.startswith("_") or name.startswith("__"), f"line {line} imports {target}.{name}"
+            foreign[target.rpartition(".")[2]] = target
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in foreign:
+            assert not node.attr.startswith("_") or node.attr.startswith("__"), (
+                f"line {node.lineno} reaches {foreign[node.value.id]}.{node.attr}"
+            )
+
+
+def circles() -> list[set[str]]:
+    """Return the sets of modules that need each other, for annotations or inside functions too."""
+    needs = {
+        module: {target for _, target, _ in own_imports(path)} - {module} for module, path in MODULES.items()
+    }
+    reached = {module: set(targets) for module, targets in needs.items()}
+    for middle in needs:
+        for targets in reached.values():
+            if middle in targets:
+                targets |= reached[middle]
+    found: list[set[str]] = []
+    for module in needs:
+        circle = {other for other in reached[module] if module in reached[other]}
+        if circle and circle not in found:
+            found.append(circle)
+    return found
+
+
+def test_no_modules_need_each_other() -> None:
+    for circle in circles():
+        rooms = {room_of(module) for module in circle}
+        assert len(rooms) == 1, sorted(circle)
+        assert len(circle) <= KNOWN_CIRCLES.get(rooms.pop(), 0), sorted(circle)
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in sources() if part_of(module_name(path)) in HOST_FREE], ids=module_name
+    "module",
+    [name for name in MODULES if part_of(name) != "hosts" and room_of(name) not in NAME_LIBRARIES],
 )
-def test_only_hosts_import_a_host(path: Path) -> None:
-    for line, name in imports(path):
-        host = next((host for host in HOSTS if f"{name}.".startswith(f"{host}.")), None)
+def test_only_hosts_import_a_host(module: str) -> None:
+    for line, name in imports(MODULES[module]):
+        host = next((host for host in LIBRARIES if f"{name}.".startswith(f"{host}.")), None)
         assert host is None, f"line {line} imports {name}"
 
 

@@ -261,6 +261,6 @@ def test_public_names_are_found_on_demand():
     assert poolwarden.ConfigurationError is ConfigurationError
     assert poolwarden.__version__ == "0.1.0"
     assert set(poolwarden.__all__) <= set(dir(poolwarden))
-    assert set(poolwarden._MODULE_OF) == set(poolwarden.__all__)
+    assert set(poolwarden._MODULE_OF) == {*poolwarden.__all__, "__version__"}
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         poolwarden.nonsense  # noqa: B018

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     )
     from .policy import Policy, limits
     from .records import EVENT_KINDS, Event, TaskInfo, WorkerExit
-
-__version__ = "0.1.0"
+    from .version import __version__ as __version__
 
 __all__ = [
     "EVENT_KINDS",
@@ -90,6 +89,12 @@ def _records() -> object:
     return records
 
 
+def _version() -> object:
+    from . import version
+
+    return version
+
+
 _NAMES = {
     _api: ("cancel", "guard", "unguard"),
     _install: ("install", "uninstall"),
@@ -104,6 +109,7 @@ _NAMES = {
     ),
     _policy: ("Policy", "limits"),
     _records: ("EVENT_KINDS", "Event", "TaskInfo", "WorkerExit"),
+    _version: ("__version__",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

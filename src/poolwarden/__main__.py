@@ -14,8 +14,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from poolwarden import __version__
 from poolwarden.plaintext import visible
+from poolwarden.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,9 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TextIO
 
-from poolwarden import __version__
 from poolwarden.cli.demo_case import CASES, HOSTS, OTHERS, WORKERS, Case
 from poolwarden.cli.terminal import Terminal
+from poolwarden.version import __version__
 
 START: Final = 20.0  # s for an interpreter and its pool to start
 BARE: Final = 3.0  # s from the fault until a bare case counts as hung

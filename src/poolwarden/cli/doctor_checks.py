@@ -31,6 +31,7 @@ from poolwarden.hosts.registry import HOSTS, Host
 from poolwarden.policy import Policy
 from poolwarden.system.capabilities import abilities, lacking
 from poolwarden.system.free_memory import free_memory
+from poolwarden.version import __version__
 
 #: Seconds for an interpreter to start and end.
 START_BOUND: Final = 20.0
@@ -60,7 +61,7 @@ def examine() -> dict[str, Any]:
         "ok": usable and not lacking() and all(host["can_be_guarded"] for host in hosts if host["installed"]),
         "versions": _all(
             {
-                "poolwarden": lambda: f"{poolwarden.__version__} in {Path(poolwarden.__file__).parent}",
+                "poolwarden": lambda: f"{__version__} in {Path(poolwarden.__file__).parent}",
                 "Python": _python,
                 "platform": platform.platform,
                 "libc": lambda: " ".join(platform.libc_ver()).strip() or "not known",

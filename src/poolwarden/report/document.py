@@ -22,7 +22,7 @@ SCHEMA: Final = 1
 
 def describe(recording: Recording) -> dict[str, Any]:
     """Return all that was recorded, as the schema says."""
-    from .. import __version__
+    from ..version import __version__
 
     now = clock.wall()
     # Tracks keep times of a clock that is never set.
