@@ -108,7 +108,7 @@ def clock(monkeypatch):
 def scheduled(monkeypatch):
     """The times for which the watchdog was asked."""
     times = []
-    watchdog = SimpleNamespace(schedule=lambda owner, when: times.append(when))
+    watchdog = SimpleNamespace(schedule=lambda owner, when: times.append(when), make_way=lambda: None)
     monkeypatch.setattr(deadlines_module, "watchdog", lambda: watchdog)
     return times
 

@@ -10,6 +10,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from ..records import WorkerExit
+from ..system.watchdog import watchdog
 from ..worker import ledger
 from . import error_texts, stop_world
 from .tickets import Ticket
@@ -45,6 +46,7 @@ class Breakage:
         guard = self._guard
         if guard.broken is not None or guard.closed:
             return
+        watchdog().make_way()
         # No worker may be born between the look and the end. Should a birth
         # take so long, it is why the pool is given up.
         acquired = guard.births.acquire(timeout=BIRTH_BOUND)

@@ -394,6 +394,8 @@ class Guard:
         if self.closed or self.broken is not None or not self.adapter.can_repair:
             return
         started = clock.now()
+        # It may have to wait for a worker that is being started, for seconds.
+        watchdog().make_way()
         self.adapter.repair(self)
         self.tell("pool_repaired", detail=f"took {(clock.now() - started) * 1000:.1f} ms")
 

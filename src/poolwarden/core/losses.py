@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .. import clock
 from ..records import WorkerExit
+from ..system.watchdog import watchdog
 from ..worker import envelope, ledger
 from . import error_texts
 from .diagnosis import Evidence, diagnose
@@ -35,6 +36,8 @@ _SIGCHLD = getattr(signal, "SIGCHLD", signal.SIGTERM)
 #: reaped it, or through a fork server.
 _EXIT_CODE_BOUND = 0.5
 _UNKNOWABLE_BOUND = 0.02
+#: Seconds to wait for it while no other pool is watched.
+_SOON = 0.002
 #: Seconds for the result thread to read what a dead worker has told; it may be in a callback.
 _NOTES_BOUND = 0.5
 #: Seconds for a host to be hooked up.
@@ -70,10 +73,14 @@ class Losses:
         guard.deaths += 1
         if worker.is_told or worker.is_unknown():
             # What it has told, if it has no record, is on its way through the host's pipe.
+            watchdog().make_way()
             guard.adapter.catch_up(_NOTES_BOUND)
         seen = worker.snapshot()
         bound = _UNKNOWABLE_BOUND if _is_reaped_by_kernel(worker) else _EXIT_CODE_BOUND
-        code = worker.exit_code(bound, reap=not guard.adapter.reaps)
+        code = worker.exit_code(_SOON, reap=not guard.adapter.reaps)
+        if code is None:
+            watchdog().make_way()
+            code = worker.exit_code(bound, reap=not guard.adapter.reaps)
         worker.settle_exit_code(code)
         # Somebody who reaps our processes may be about to reap this one.
         guard.call_later(0.2, lambda: worker.settle_exit_code(code))
@@ -115,6 +122,7 @@ class Losses:
         if not (worker.older and seen.phase == ledger.UNBORN and code == 0):
             return False
         # The guard is told of such workers before the host is hooked up. A repair is bounded as well.
+        watchdog().make_way()
         if not guard.births.acquire(timeout=_HOOKS_BOUND):
             return False
         try:

@@ -105,6 +105,8 @@ class Deadlines:
                 hard.append((worker, ticket, seen))
         if not hard:
             return
+        # For the stacks, and until they are stopped.
+        watchdog().make_way()
         stacks = dump_stacks([worker for worker, _, seen in hard if seen.armed & ARMED_STACK])
         frozen = freeze(worker for worker, _, _ in hard)
         for worker, ticket, seen in hard:

@@ -7,6 +7,11 @@ process is never woken. It is a daemon, is made anew after a fork, and is there
 only while there is something to wait for: since Python 3.12 a program that
 forks its next pool beside another thread is warned.
 
+What an owner does with a death may take long: a repair waits for a worker that is
+being started. Before such a wait the owner calls `Watchdog.make_way`: another
+thread watches from then on, and the one that waits ends when it is done with that
+owner. Each owner is handled by one thread at a time (`_handled_by`), and in order.
+
 It survives any exception at any point, its own and those that others raise in
 it: what was found and not handled to the end stays in a table, and is handled
 again. If it ends nevertheless, or could not be started, every call from
@@ -40,10 +45,12 @@ PAUSES: Final = (0.0, 0.001, 0.01, 0.05)
 #: Seconds until the thread goes on after an exception outside of its owners. Short: what somebody raises in
 #: the meantime comes with the next step.
 PAUSE: Final = 0.003
+#: Seconds between two looks for an owner that another thread is busy with.
+BUSY_STEP: Final = 0.05
 
 
 class Owner(Protocol):
-    """What the watchdog calls, always from its own thread.
+    """What the watchdog calls, from a thread of its own, and never from two at once.
 
     Whatever of this raises is called again, from the beginning.
     """
@@ -68,7 +75,10 @@ class Watchdog:
         self._deadlines: dict[Owner, float] = {}
         # Found, and not handled to the end: what outlives an exception in between.
         self._ended: dict[Owner, dict[Hashable, None]] = {}
-        self._due: dict[Owner, None] = {}
+        # Each time is an object of its own: one that comes while an earlier one is handled is handled next.
+        self._due: dict[Owner, object] = {}
+        # Who handles an owner now, or was interrupted in it and goes on. What a dead thread has left is free.
+        self._handled_by: dict[Owner, threading.Thread] = {}
         self._wakeup = Wakeup()
         self._sleeps_until = float("inf")
         self._thread: threading.Thread | None = None
@@ -180,8 +190,21 @@ class Watchdog:
             if len(readable(watched, 0)) == len(watched):
                 thread.join(END_BOUND)
 
+    def make_way(self) -> None:
+        """Have another thread watch from now on: an owner that the calling thread handles is about to wait.
+
+        Nothing happens in any other thread, and where no thread can be started
+        the others have to wait as well.
+        """
+        me = threading.current_thread()
+        if me is not self._thread or threading.get_ident() in self._forking:
+            return
+        with self._lock:
+            if not self._start():
+                self._thread = me
+
     def is_current_thread(self) -> bool:
-        """Return whether the caller runs in the watchdog's own thread."""
+        """Return whether the caller runs in the thread that watches."""
         return threading.current_thread() is self._thread
 
     def _wake(self) -> None:
@@ -227,6 +250,10 @@ class Watchdog:
                 if self.is_current_thread():
                     self._thread = None
                 self.look_alive()
+                for owner in self._interrupted() or ():
+                    self._handled_by.pop(owner, None)
+                # Something may have come for an owner that this thread has handled.
+                self._wake_for_others()
 
     def _survive(self) -> None:
         """Do round after round until there is nothing to wait for."""
@@ -251,25 +278,53 @@ class Watchdog:
 
     def _round(self) -> bool:
         with self._lock:
+            left = self._interrupted()
             if not self._is_mine():
-                return False
-            if not self._has_work():
+                if not left:
+                    return False
+            elif not self._has_work():
                 self._thread = None
                 self._sleeps_until = float("inf")
                 return False
-            self._wakeup.mend()
-            waited = [self._wakeup.reader, *self._watched]
-            self._sleeps_until = min(self._deadlines.values(), default=float("inf"))
-            timeout = None
-            if self._ended or self._due:
-                timeout = 0.0
-            elif self._sleeps_until != float("inf"):
-                timeout = min(max(0.0, self._sleeps_until - clock.now()), LONGEST_WAIT)
-        # Not in this frame: while it sleeps, nothing here may keep a guard,
-        # and with it a pool's pipes, alive.
-        self._note(self._wait(waited, timeout))
-        self._handle()
+            watches = self.is_current_thread()
+            if watches:
+                self._wakeup.mend()
+                waited = [self._wakeup.reader, *self._watched]
+                timeout = self._time_to_wait()
+        if watches:
+            left = None
+            # Not in this frame: while it sleeps, nothing here may keep a guard,
+            # and with it a pool's pipes, alive.
+            self._note(self._wait(waited, timeout))
+        self._handle(left)
         return True
+
+    def _interrupted(self) -> list[Owner] | None:
+        """Return the owners in whose handling this thread was interrupted, None if there is none."""
+        me = threading.current_thread()
+        left = [owner for owner, thread in self._handled_by.items() if thread is me]
+        for owner in left:
+            if owner not in self._ended and owner not in self._due:
+                # It was done, but for that.
+                self._handled_by.pop(owner, None)
+        return [owner for owner in left if owner in self._handled_by] or None
+
+    def _time_to_wait(self) -> float | None:
+        """Return for how many seconds nothing has to be done, None if there is no bound."""
+        self._sleeps_until = min(self._deadlines.values(), default=float("inf"))
+        pending = {*self._ended, *self._due}
+        if any(not self._is_busy(owner) for owner in pending):
+            return 0.0
+        timeout = self._sleeps_until - clock.now()
+        if pending:
+            # The thread that handles it wakes this one, if it comes to that.
+            timeout = min(timeout, BUSY_STEP)
+        return None if timeout == float("inf") else min(max(0.0, timeout), LONGEST_WAIT)
+
+    def _is_busy(self, owner: Owner) -> bool:
+        """Return whether another thread handles an owner."""
+        thread = self._handled_by.get(owner)
+        return thread is not None and thread is not threading.current_thread() and thread.is_alive()
 
     def _is_mine(self) -> bool:
         """Return whether the calling thread is the one that watches; it may be one too many."""
@@ -291,16 +346,46 @@ class Watchdog:
                     self._watched.pop(fd, None)
             now = clock.now()
             for owner in [owner for owner, when in list(self._deadlines.items()) if when <= now]:
-                self._due[owner] = None
+                self._due[owner] = object()
                 self._deadlines.pop(owner, None)
 
-    def _handle(self) -> None:
-        for owner, tokens in list(self._ended.items()):
-            self._protected(owner, owner.on_exits, list(tokens))
-            self._ended.pop(owner, None)
-        for owner in list(self._due):
+    def _handle(self, owners: list[Owner] | None) -> None:
+        """Handle what has happened to some owners, or to all that no other thread handles."""
+        for owner in [*self._ended, *self._due] if owners is None else owners:
+            if owners is None and not self.is_current_thread():
+                # It has made way for another thread, which does the rest.
+                return
+            with self._lock:
+                if self._is_busy(owner):
+                    continue
+                self._handled_by[owner] = threading.current_thread()
+            self._handle_one(owner)
+            with self._lock:
+                self._handled_by.pop(owner, None)
+                self._wake_for_others()
+
+    def _handle_one(self, owner: Owner) -> None:
+        tokens = list(self._ended.get(owner, ()))
+        if tokens:
+            self._protected(owner, owner.on_exits, tokens)
+            with self._lock:
+                ended = self._ended.get(owner, {})
+                for token in tokens:
+                    ended.pop(token, None)
+                if not ended:
+                    self._ended.pop(owner, None)
+        due = self._due.get(owner)
+        if due is not None:
             self._protected(owner, owner.on_deadline)
-            self._due.pop(owner, None)
+            with self._lock:
+                # Another time may have come since.
+                if self._due.get(owner) is due:
+                    self._due.pop(owner, None)
+
+    def _wake_for_others(self) -> None:
+        """Wake the thread that watches, if that is another one by now: it may have waited for this one."""
+        if self._is_running() and not self.is_current_thread():
+            self._wakeup.wake()
 
     def _wait(self, waited: list[Any], timeout: float | None) -> list[Any]:
         try:
@@ -369,7 +454,13 @@ def _reset() -> None:
     if _instance is not None:
         _instance._wakeup.close()
         # If a callback in its thread has forked, this is that thread: it ends.
-        for table in (_instance._watched, _instance._deadlines, _instance._ended, _instance._due):
+        for table in (
+            _instance._watched,
+            _instance._deadlines,
+            _instance._ended,
+            _instance._due,
+            _instance._handled_by,
+        ):
             table.clear()
         _instance._lock = threading.RLock()
     _instance = None
