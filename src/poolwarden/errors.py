@@ -110,7 +110,7 @@ class PoolWardenError(Exception):
             what = str(self.args[0] if self.args else "").partition("\n")[0]
         else:
             what = task.function if task.index is None else f"item {task.index} of {task.function}"
-        # What the guard killed has ended for the reason that the class says.
+        # A worker that the guard killed has ended for the reason that the error's class says.
         if exit is not None and exit.cause != "killed_by_guard":
             what += f": {exit.signal or f'exit code {exit.exitcode}'}"
             what += ", out of memory" if exit.cause == "oom" else ""

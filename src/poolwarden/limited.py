@@ -27,8 +27,8 @@ class Limited:
     def __init__(self, func: Callable[..., Any], overrides: dict[str, Any]) -> None:
         self.__wrapped__ = func
         self.overrides = overrides
-        # As `functools.update_wrapper`, which also copies ``__dict__``: that would let the function's own
-        # attributes overwrite ours.
+        # `functools.update_wrapper` also copies ``__dict__``: that would let the function's own attributes
+        # overwrite ours.
         for name in ("__module__", "__name__", "__qualname__", "__doc__"):
             try:
                 value = getattr(func, name)

@@ -44,7 +44,7 @@ class _Finder:
     ) -> ModuleSpec | None:
         if name not in _waiting:
             return None
-        # Those before this one have been asked already.
+        # The finders before this one have been asked already.
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             find = getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = find(name, path, target) if find else None

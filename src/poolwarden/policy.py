@@ -197,7 +197,7 @@ def _wrapped_by(func: object) -> object:
     if type(func) is FunctionType:
         return None
     try:
-        # Not the attribute itself: some objects make up any that they are asked for.
+        # The attribute itself is not asked for: some objects make up any that they are asked for.
         own = vars(func)
     except BaseException:
         return None

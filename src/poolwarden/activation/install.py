@@ -190,7 +190,7 @@ def guard_late(pool: Any) -> None:
         if policy is not None:
             adapter_for(pool).guard_object(pool, policy)
     except TypeError:
-        # What chooses joblib's backend is no pool.
+        # The object only chooses joblib's backend, and is no pool.
         pass
     except Exception as error:
         constructors.complain(error)

@@ -48,7 +48,7 @@ def post_mortem(
     """
     exitcode, between = ending.exitcode, own_pid is not None and own_pid != pid
     if between and exitcode is not None and exitcode > 128:
-        # As shells tell that their child was killed.
+        # Shells tell in this way that their child was killed.
         exitcode = 128 - exitcode
     killed = exitcode == -int(getattr(signal, "SIGKILL", 9))
     evidence = _out_of_memory(oom, pid) if killed and oom is not None else None

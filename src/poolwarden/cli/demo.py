@@ -115,7 +115,7 @@ def run(stream: TextIO) -> int:
     try:
         return asyncio.run(_show(Terminal(stream)))
     except BrokenPipeError:  # `poolwarden demo | head`
-        # What is still in the stream's buffer would raise once more when the interpreter flushes it at exit.
+        # The rest of the stream's buffer would raise once more when the interpreter flushes it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 1
 

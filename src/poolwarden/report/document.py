@@ -34,7 +34,7 @@ def describe(recording: Recording) -> dict[str, Any]:
         "poolwarden": __version__,
         "python": platform.python_version(),
         "platform": _platform(),
-        # Without arguments: they may hold secrets.
+        # Its arguments are left out: they may hold secrets.
         "program": os.path.basename(sys.argv[0]) if sys.argv else "",
         "pid": recording.pid,
         "started": recording.started,

@@ -103,7 +103,7 @@ def _timelines(report: dict[str, Any]) -> Iterator[str]:
     own: dict[str, list[dict[str, Any]]] = {}
     for event in report["events"]:
         own.setdefault(event["pool"], []).append(event)
-    # Those in which something happened first.
+    # Pools in which something happened come first.
     pools = sorted(report["pools"], key=lambda pool: (pool["name"] not in own, pool["opened"]))
     pictures = [Picture(pool, own.get(pool["name"], []), report["ended"]) for pool in pools[:PICTURES]]
     lanes = max(sum(len(picture.lanes) for picture in pictures), 1)

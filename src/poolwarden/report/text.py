@@ -6,7 +6,7 @@ import html
 import re
 from typing import Final
 
-# What HTML does not allow, and what turns the direction of text around.
+# Characters that HTML does not allow, or that turn the direction of text around.
 _ODD: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 

@@ -82,7 +82,8 @@ class MemoryCgroups:
         levels = [below, *below.parents] if self.version == 2 else [below]
         found = [Counter(str(self._top / level), self._mounted / level / name) for level in levels]
         own = found[0].file.with_name("memory.events.local")
-        # Not for a worker that was elsewhere: it was counted below.
+        # The local counter is the worker's own only if it was in this very cgroup. One that was elsewhere was
+        # counted below.
         if self.version == 2 and found[0].cgroup == path and os.path.exists(own):
             found[0] = found[0]._replace(file=own)
         return found

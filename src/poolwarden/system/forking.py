@@ -32,10 +32,9 @@ FORK_BOUND: Final = 0.1
 #: Seconds between two looks at what the other side has said.
 _STEP: Final = 0.0005
 
-# Threads, by number.
+# Numbers of threads: who writes into streams, who forks, and who is in `no_telling`.
 _telling: list[int] = []
 _forking: list[int] = []
-# Those that are in `no_telling`.
 _quiet: list[int] = []
 
 
@@ -53,7 +52,7 @@ def no_fork() -> Iterator[None]:
             _telling.append(me)
         yield
     finally:
-        # As often as it is there: what somebody raises in this thread comes between any two steps.
+        # It may be there more than once: what somebody raises in this thread comes between any two steps.
         _forget(_telling, me)
 
 
@@ -78,7 +77,7 @@ def no_telling() -> Iterator[None]:
 
 def _begin_fork() -> None:
     me = threading.get_ident()
-    # What an interrupted fork of this thread has left there.
+    # An interrupted fork of this thread may have left its number there.
     _forget(_forking, me)
     _forking.append(me)
     deadline = clock.now() + FORK_BOUND

@@ -21,7 +21,7 @@ _RECORDS_MAX: Final = 50_000
 #: What one record takes at most. Source: CONSOLE_EXT_LOG_MAX in the kernel's printk.
 _RECORD_SIZE: Final = 8192
 # Source: __oom_kill_process in mm/oom_kill.c, and the record's head in Documentation/ABI/testing/dev-kmsg.
-# What a program has written there never has the facility 0 (priorities 0 to 7).
+# Programs may write there too, but never with the facility 0 (priorities 0 to 7).
 _KILLED: Final = re.compile(
     rb"^[0-7],[^;]*;(?:Memory cgroup out|Out) of memory[^:]*: Killed process (\d+)\b", re.M
 )

@@ -14,8 +14,8 @@ from typing import Final
 
 #: Bytes of a file that are read.
 _SIZE_MAX: Final = 1 << 20
-# Not by `ast`: this may be the thread that watches, and workers that are forked meanwhile would have it half
-# imported.
+# A regular expression and not `ast`: this may be the thread that watches, and workers that are forked while
+# it imports `ast` would have that half imported.
 _CONDITION: Final = re.compile(rb"^if\b.*\b__name__\b", re.MULTILINE)
 
 

@@ -204,7 +204,7 @@ def _text(path: str | None, counts: list[_Count], machine: _Count | None, named:
         return None
     if named:
         return f"likely: this machine's {machine}, and the kernel's log names the worker"
-    # Else the worker's own counter, or that of the nearest cgroup above it, would have moved.
+    # Where there are counters, the worker's own, or that of the nearest cgroup above it, would have moved.
     return None if counts else f"likely: this machine's {machine}, no memory cgroup to read"
 
 

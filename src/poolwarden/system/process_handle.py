@@ -87,7 +87,7 @@ class Handle:
     def has_ended(self, timeout: float = 0.0) -> bool:
         """Return whether the process has ended, waiting up to `timeout` seconds."""
         if self.pidfd < 0:
-            # Not its `join`, which counts with a clock that may be frozen.
+            # The process's own `join` counts with a clock that may be frozen.
             end = clock.now() + timeout
             while self.process.exitcode is None:
                 left = end - clock.now()

@@ -111,7 +111,7 @@ class _Turn:
         try:
             raise error
         finally:
-            # Or the frame and the error keep each other, and the pool, until a collection.
+            # Otherwise the frame and the error keep each other, and the pool, until a collection.
             del error
 
 

@@ -44,6 +44,6 @@ def start(thread: threading.Thread) -> None:
     thread.start()
     if thread.ident is None:
         with contextlib.suppress(AttributeError):
-            # Or it is counted as a thread for ever.
+            # If it stayed here, it would be counted as a thread for ever.
             threading._limbo.pop(thread, None)  # type: ignore[attr-defined]
         raise RuntimeError(f"{thread.name} did not begin")

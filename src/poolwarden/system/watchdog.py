@@ -146,7 +146,7 @@ class Watchdog:
         if self._deadlines.get(owner, float("inf")) > when:
             with self._lock:
                 if when < self._deadlines.get(owner, float("inf")):
-                    # As in `watch`.
+                    # The thread is woken before the deadline is noted, for the same reason as in `watch`.
                     if when < self._sleeps_until:
                         self._wake()
                     self._deadlines[owner] = when
@@ -223,7 +223,7 @@ class Watchdog:
             self._thread = thread
             try:
                 threads.start(thread)
-                # Behind its start: others join it, without the lock.
+                # This comes after its start: others join the thread, without the lock.
                 self._last = weakref.ref(thread)
                 break
             except RuntimeError:
@@ -293,8 +293,8 @@ class Watchdog:
                 timeout = self._time_to_wait()
         if watches:
             left = None
-            # Not in this frame: while it sleeps, nothing here may keep a guard,
-            # and with it a pool's pipes, alive.
+            # The sleep and what follows have frames of their own: while this one sleeps, none of its names
+            # may keep a guard, and with it a pool's pipes, alive.
             self._note(self._wait(waited, timeout))
         self._handle(left)
         return True

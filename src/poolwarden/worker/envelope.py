@@ -165,12 +165,12 @@ def _execute(member: Member, ticket: int, flags: int, data: bytes, first: int) -
             return _failed(member, ticket, error)
         return _pack(member, ticket, UNREADABLE, (type(error).__name__, _text(error)))
     if member.forked:
-        # By what unpickles it. The task is the worker's.
+        # Unpickling has forked this process. The task is the worker's.
         raise CameBack
     member.held.append(call)
     if flags & BATCH and flags & ASK and _is_called_off(member, ticket):
-        # Not before: what counts references to a shared array learns of this
-        # one's end only if it was made.
+        # A cancelled call is dropped only after it was unpickled: joblib counts references to a mapped array
+        # when the argument is made and destroyed, and would leak one that was never made.
         return VALUE, _NOTHING
     try:
         if flags & BATCH:
@@ -200,7 +200,7 @@ def _retire(member: Member) -> None:
 
 
 def _is_called_off(member: Member, ticket: int) -> bool:
-    # Not in its own memory: in a pool that has grown that is another.
+    # The mark is in the memory of the call, which is not the worker's own in a pool that has grown.
     memory = member.calls.memory
     return memory is not None and memory.is_called_off(ticket)
 
@@ -397,11 +397,11 @@ def _text(error: BaseException) -> str:
     try:
         import traceback
     except ImportError:
-        # Another root directory.
+        # The process has another root directory.
         return f"{type(error).__name__}: {_line(error)}\n"
     trace = following = error.__traceback__
     while following is not None:
-        # Not the first: a batch's own frame is between ours.
+        # The last of our frames counts: a batch's own frame lies between them.
         if following.tb_frame.f_globals.get("__name__") == __name__:
             trace = following
         following = following.tb_next

@@ -203,13 +203,13 @@ def birth(
     """
     global _is_worker
     _is_worker = True
-    # First of all: the parent may die at any moment.
+    # This comes first: the parent may die at any moment.
     die_with_parent(line)
     if results is not None:
         send_plainly(results)
     member = join(pool, getattr(results, "_reducers", None), line)
-    # What runs the first task. An initializer that changes the root directory or the user may leave no
-    # way to it.
+    # The first task needs this module. An initializer that changes the root directory or the user may
+    # leave no way to it.
     importlib.import_module(f"{__package__}.envelope")
     cells = member.record.cells
     if initializer is None:

@@ -105,7 +105,7 @@ class Memory:
 
     def empty(self, start: int, size: int) -> None:
         """Fill whole pages with zeros and give their memory back to the system."""
-        # What the system does not know how to give back is overwritten when it is used again.
+        # Where the system cannot give memory back, the bytes are overwritten when they are used again.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self._mapped.mapping.madvise(mmap.MADV_REMOVE, start, size)
 
@@ -168,7 +168,7 @@ class Mapped:
             self._map_with_descriptor(fd, size)
 
     def _map_with_descriptor(self, fd: int, size: int) -> None:
-        # Not 0, 1 or 2: what is printed would be written over the records.
+        # The number must not be 0, 1 or 2: what is printed would be written over the records.
         with standard_descriptors_taken():
             self._own = os.dup(fd)
             os.close(self._own)
@@ -305,7 +305,7 @@ class Seat:
         sent: Any = None
         if self.send is not None and self.memory is not None and self.calls is not None:
             sent = self.send(self.memory), self.calls is not self.memory and self.send(self.calls)
-            # Without a descriptor, the worker tells of its tasks through the result pipe.
+            # A worker that gets no descriptor tells of its tasks through the result pipe.
             sent = None if None in sent else sent
         return _arrive, (self.pool, sent, self.place, self.pickler_name, self.reducers)
 

@@ -110,7 +110,7 @@ def load(memory: Memory, data: bytes, number: int, loads: Callable[[Any], Any]) 
         if len(view) < HEAD.size + size or HEAD.unpack_from(view) != (number, size):
             raise MismatchError(f"the {size} bytes of task {number} are not where they should be")
         with view[HEAD.size :] as content:
-            # Not every host's function takes other buffers than bytes.
+            # Some hosts' functions take no buffers but bytes.
             return loads(content if loads is pickle.loads else bytes(content))
 
 
@@ -233,7 +233,7 @@ class Sink:
         self._size = 0
 
 
-# What a worker tells the parent through the host's result pipe, beside results.
+# Messages of a worker to its parent through the host's result pipe, beside results.
 HERE: Final = 0  # (identity): it has joined, without a record
 BEGAN: Final = 1  # (identity, ticket): it has no record, and begins a task
 PIECE: Final = 2  # (ticket, bytes): the next part of an outcome

@@ -65,7 +65,7 @@ class Ring:
             # Its beginning is in memory already, from the outcomes before.
             self._next, waiting = 0, 0
         offset = self._next
-        # What is left at the end is passed over if the outcome does not fit there.
+        # The rest at the end is passed over if the outcome does not fit there.
         passed = limit - offset if offset + size > limit else 0
         if waiting + passed + size > limit:
             return None
