@@ -11,16 +11,30 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import FunctionType
-from typing import Any, Final
+from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, PoolWardenError
 from .limited import Limited
 from .options import problem, read, usual
 from .records import Event
 
 __all__ = ["Policy", "limits", "overrides_of"]
 
-_NOT_GIVEN: Final[Any] = object()
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+Losses: TypeAlias = Literal["raise", "return"] | Callable[[PoolWardenError], Any]
+"""What becomes of a lost or timed-out item; see `Policy`."""
+
+
+class _NotGiven:
+    """Stands for an option of `limits` that was not given; shown in its signature."""
+
+    def __repr__(self) -> str:
+        return "<the pool's>"
+
+
+_NOT_GIVEN: Final[Any] = _NotGiven()
 #: Wrappers one around the other that are looked through; they may go round in a circle.
 _WRAPPERS_MAX: Final = 100
 
@@ -79,7 +93,7 @@ class Policy:
     timeout: float | None = None
     grace: float = 0.0
     retries: int = 0
-    losses: str | Callable[[Any], Any] = "raise"
+    losses: Losses = "raise"
     startup_timeout: float | None = None
     cancel_running: bool = False
     on_event: Callable[[Event], object] | None = None
@@ -132,12 +146,12 @@ class Policy:
 
 
 def limits(
-    func: Callable[..., Any],
+    func: Callable[_P, _R],
     *,
     timeout: float | None = _NOT_GIVEN,
     grace: float = _NOT_GIVEN,
     retries: int = _NOT_GIVEN,
-) -> Limited:
+) -> Callable[_P, _R]:
     """Return `func` with limits of its own, for any way of submitting it.
 
     In a guarded pool the options given here replace those of the pool for

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..hosts.loading import adapter_for
 from ..policy import Policy
@@ -14,10 +15,62 @@ from ..system.stepping import in_one_step
 from ..worker import envelope  # noqa: F401
 from . import reporting  # noqa: F401 - the report looks on
 
-_Pool = TypeVar("_Pool")
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Coroutine
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing.pool import AsyncResult, Pool, ThreadPool
+    from multiprocessing.process import BaseProcess
+    from typing import TypeAlias
+
+    from ..policy import Losses
+    from ..records import Event
+
+    class ThreadsCannotBeGuarded:
+        """Says in a type checker's message what is wrong."""
+
+    # A `ThreadPool` is a `Pool` to a type checker. A coroutine is the one result that checkers do not
+    # let anybody throw away, and it has nothing of a pool: so each use of `guard` for threads is found.
+    _Refused: TypeAlias = Coroutine[ThreadsCannotBeGuarded, ThreadsCannotBeGuarded, ThreadsCannotBeGuarded]
+
+_Pool = TypeVar("_Pool", bound="Pool | ProcessPoolExecutor | BaseProcess")
 
 
-def guard(pool: _Pool, **policy: Any) -> _Pool:
+@overload
+def guard(  # type: ignore[overload-overlap]
+    pool: ThreadPool,
+    *,
+    timeout: float | None = None,
+    grace: float = 0.0,
+    retries: int = 0,
+    losses: Losses = "raise",
+    startup_timeout: float | None = None,
+    cancel_running: bool = False,
+    on_event: Callable[[Event], object] | None = None,
+) -> _Refused: ...
+@overload
+def guard(
+    pool: _Pool,
+    *,
+    timeout: float | None = None,
+    grace: float = 0.0,
+    retries: int = 0,
+    losses: Losses = "raise",
+    startup_timeout: float | None = None,
+    cancel_running: bool = False,
+    on_event: Callable[[Event], object] | None = None,
+) -> _Pool: ...
+def guard(
+    pool: Any,
+    *,
+    timeout: float | None = None,
+    grace: float = 0.0,
+    retries: int = 0,
+    losses: Losses = "raise",
+    startup_timeout: float | None = None,
+    cancel_running: bool = False,
+    on_event: Callable[[Event], object] | None = None,
+) -> Any:
     """Guard a pool (or a process) in place, and return it.
 
     Every task submitted from now on ends in its result, its own exception, or
@@ -62,7 +115,15 @@ def guard(pool: _Pool, **policy: Any) -> _Pool:
         be mapped, or the pool cannot be watched: no thread can be started, or
         threads are greenlets (gevent, eventlet). The pool is as it was.
     """
-    wanted = Policy(**policy)
+    wanted = Policy(
+        timeout=timeout,
+        grace=grace,
+        retries=retries,
+        losses=losses,
+        startup_timeout=startup_timeout,
+        cancel_running=cancel_running,
+        on_event=on_event,
+    )
     # In one step: a signal handler must not come between what is imported for it.
     in_one_step(lambda: adapter_for(pool).guard_object(pool, wanted))
     return pool
@@ -78,7 +139,7 @@ def unguard(pool: _Pool) -> _Pool:
     return pool
 
 
-def cancel(handle: Any) -> bool:
+def cancel(handle: AsyncResult[Any] | Future[Any] | asyncio.Future[Any]) -> bool:
     """Stop a task of a guarded pool, running or not, and return whether that was possible.
 
     That task alone ends with `concurrent.futures.CancelledError`: one that has
@@ -111,7 +172,7 @@ def cancel(handle: Any) -> bool:
         if stopped is not None:
             return stopped
         # A future does not say whose it is; one that is done could not be stopped anyway.
-        if handle.done():
+        if handle.done():  # type: ignore[union-attr]
             return False
     elif hasattr(handle, "_poolwarden"):
         return False

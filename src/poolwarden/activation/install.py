@@ -11,7 +11,8 @@ import logging
 import os
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..core.left_bare import warn_left_bare
 from ..hosts.loading import adapter_for, load
@@ -21,6 +22,10 @@ from ..policy import Policy
 from ..system.monkeypatching import why_patched
 from ..system.stepping import in_one_step
 from . import constructors, reporting  # noqa: F401 - the report looks on
+
+if TYPE_CHECKING:
+    from ..policy import Losses
+    from ..records import Event
 
 log = logging.getLogger("poolwarden")
 
@@ -32,7 +37,16 @@ _installed: list[Any] = []
 _awaited: set[str] = set()
 
 
-def install(**policy: Any) -> None:
+def install(
+    *,
+    timeout: float | None = None,
+    grace: float = 0.0,
+    retries: int = 0,
+    losses: Losses = "raise",
+    startup_timeout: float | None = None,
+    cancel_running: bool = False,
+    on_event: Callable[[Event], object] | None = None,
+) -> None:
     """Guard every pool that is made from now on in this process.
 
     A host of a version that is not known stays as it is, with one warning; so
@@ -40,7 +54,7 @@ def install(**policy: Any) -> None:
 
     Parameters
     ----------
-    **policy
+    timeout, grace, retries, losses, startup_timeout, cancel_running, on_event
         The options of `poolwarden.guard`. A second call changes them for pools
         made later.
 
@@ -51,7 +65,15 @@ def install(**policy: Any) -> None:
     """
     from ..system.capabilities import require
 
-    wanted = Policy(**policy)
+    wanted = Policy(
+        timeout=timeout,
+        grace=grace,
+        retries=retries,
+        losses=losses,
+        startup_timeout=startup_timeout,
+        cancel_running=cancel_running,
+        on_event=on_event,
+    )
     # Where something has patched the standard library `follow` says so in one line.
     if why_patched() is None:
         require()
