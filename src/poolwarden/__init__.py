@@ -1,11 +1,51 @@
-"""Guards process pools: a lost worker costs its own task an honest error.
+"""Guards process pools: a lost or stuck worker costs its own task an honest error.
 
-Covers the public names, resolved when first used: every worker imports this
-package, and must not pay for what it does not use. Besides, joblib is told of
-its backend as soon as both are imported, in either order. Runs in any process.
+An example::
 
-PYTEST_DONT_REWRITE: pytest warns when a plugin's package was imported before
-it could rewrite it, and at interpreter start this one is.
+    from multiprocessing import Pool
+
+    import poolwarden
+
+    with poolwarden.guard(Pool(4), timeout=30) as pool:  # the same pool, guarded
+        results = pool.map(work, items)
+
+A task whose worker is killed, crashes or exits raises `WorkerLostError`, one
+that runs longer than 30 seconds `TaskTimeoutError`; the other tasks and the
+pool go on. With ``losses="return"`` the error takes the place of the result.
+Without a change to the program: ``POOLWARDEN=1 python program.py``, or with
+options ``POOLWARDEN=timeout=30,retries=1``. In joblib: ``backend="poolwarden"``.
+
+What there is to call; ``help(poolwarden.guard)`` tells the options of all:
+
+guard(pool, ...)
+    Guard a `multiprocessing.Pool`, a `ProcessPoolExecutor`, an executor of
+    loky or a `Process` in place, and return it.
+unguard(pool)
+    Leave it to itself again.
+limits(func, timeout=..., grace=..., retries=...)
+    Give a function limits of its own, for any way of submitting it.
+cancel(handle)
+    Stop one task, running or not.
+install(...), uninstall()
+    Guard every pool that is made from now on, and take that back.
+Policy(...), Policy.from_env(text)
+    The options as an object.
+
+What may be raised; ``help(poolwarden.PoolWardenError)`` tells the attributes:
+
+PoolWardenError
+    WorkerLostError     the worker died while it held the task
+    TaskTimeoutError    the task ran longer than its timeout, and was stopped
+    TaskExitError       the task raised SystemExit or KeyboardInterrupt
+    PayloadError        call, result or exception could not be unpickled
+    PoolBrokenError     the pool cannot go on
+    ConfigurationError  an option has a value that cannot be used
+
+What errors and ``on_event`` tell with: `TaskInfo` (``error.task``),
+`WorkerExit` (``error.exit``), `Event`, whose kinds are `EVENT_KINDS`.
+
+In a shell: ``python -m poolwarden --help``. Faults for tests: the module
+`poolwarden.testing`. For pytest itself: PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations
@@ -13,6 +53,11 @@ from __future__ import annotations
 import sys as _sys
 
 from .on_import import when_imported as _when_imported
+
+# The public names are resolved when they are first used: every worker imports this package, and must not
+# pay for what it does not use. Besides, joblib is told of its backend as soon as both are imported, in
+# either order. Runs in any process. PYTEST_DONT_REWRITE: pytest warns when a plugin's package was imported
+# before it could rewrite it, and at interpreter start this one is.
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,4 +187,24 @@ if getattr(_sys, "frozen", False):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """Return the public names. For `help` there are none: it would print over a thousand lines on them.
+
+    `pydoc` asks for the names by `inspect`, and shows each class with all that it inherits. What it shows
+    without them is the text above, which tells each name in a line.
+    """
+    if _is_asked_by_help():
+        return ["__version__"]
+    return sorted({*__all__, "__version__", *(name for name in globals() if name.startswith("__"))})
+
+
+def _is_asked_by_help() -> bool:
+    try:
+        frame = _sys._getframe(2)
+        for _ in range(3):
+            if frame.f_globals.get("__name__") == "pydoc" and frame.f_code.co_name == "docmodule":
+                return True
+            assert frame.f_back is not None
+            frame = frame.f_back
+    except (AssertionError, AttributeError, ValueError):
+        pass
+    return False
