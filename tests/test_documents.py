@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_layers import FLOOR_OF
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     path
@@ -52,3 +54,15 @@ def test_paths_that_are_named_exist(path: Path) -> None:
 def test_the_fault_table_is_whole() -> None:
     rows = re.findall(r"^\| (\d+) \|", (ROOT / "tests/README.md").read_text(), re.MULTILINE)
     assert [int(row) for row in rows] == list(range(1, 35))
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_floors() -> None:
+    picture = re.search(r"```\n(__main__.*?)```", (ROOT / "src/README.md").read_text(), re.DOTALL)
+    assert picture is not None
+    drawn = [
+        [room for room in re.split(r"\s+", line.split("  (")[0]) if room in FLOOR_OF]
+        for line in picture[1].splitlines()
+    ]
+    rooms = [room for line in drawn for room in line]
+    assert [FLOOR_OF[room] for room in rooms] == sorted(FLOOR_OF[room] for room in rooms)
+    assert set(rooms) == set(FLOOR_OF)
