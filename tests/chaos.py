@@ -8,7 +8,7 @@ Workers are killed at random moments: running, reading, sending, starting, and,
 between two rounds, with no task outstanding at all. Exit status 0 means that
 each task had its right answer or a `WorkerLostError` that blames a worker
 killed here, that none ran or was answered twice, that shutdown ended and that
-no process was left. What is right is decided in `tests.verdict`.
+no process was left. What is right is decided in `tests.chaos_verdict`.
 
 The seed fixes the tasks, the submission methods and the order of the kills;
 the moments are the kernel's. A run without progress is ended and reported.
@@ -36,9 +36,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.killing import Killer, describe, offspring, slay_all
-from tests.tally import Group, Reply, Shape, Tally, work
-from tests.verdict import Verdict, judge
+from tests.chaos_kills import Killer, describe, offspring, slay_all
+from tests.chaos_tasks import Group, Reply, Shape, Tally, work
+from tests.chaos_verdict import Verdict, judge
 
 SIZES = {0: 82.7, 1 << 10: 7, 5 << 10: 6, 100 << 10: 4, 2 << 20: 0.3}  # bytes: weight; PIPE_BUF is 4096
 WINDOWS = (4, 16, 64, 200)  # tasks outstanding at most; the smallest leaves workers idle

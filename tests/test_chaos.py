@@ -22,7 +22,7 @@ import pytest
 
 from poolwarden import WorkerLostError
 from poolwarden.records import TaskInfo, WorkerExit
-from tests import chaos, killing, tally, verdict
+from tests import chaos, chaos_kills, chaos_tasks, chaos_verdict
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 50.0
@@ -158,7 +158,7 @@ class Answers:
         return answer
 
 
-def judged(tmp_path: Path, method: str, fault: Fault) -> verdict.Verdict:
+def judged(tmp_path: Path, method: str, fault: Fault) -> chaos_verdict.Verdict:
     """Return the verdict over a pool with this fault."""
     options = chaos.parse(["--bare", "--tasks", "200", "--kills", "0", "--patience", "0.5"])
     pool = FaultyPool(method, fault)
@@ -218,24 +218,24 @@ def test_a_second_answer_is_seen(tmp_path: Path, method: str) -> None:
 
 
 KILLED = 4711
-KILL = verdict.Kill(KILLED, 9, idle=False, hit=True)
-SHAPE = tally.Shape(0, 8, 8, 0.0)
+KILL = chaos_verdict.Kill(KILLED, 9, idle=False, hit=True)
+SHAPE = chaos_tasks.Shape(0, 8, 8, 0.0)
 
 
-def judge(tmp_path: Path, value: Any, kill: verdict.Kill = KILL, *pids: int) -> verdict.Verdict:
+def judge(tmp_path: Path, value: Any, kill: chaos_verdict.Kill = KILL, *pids: int) -> chaos_verdict.Verdict:
     """Return the verdict over one task that ran in `pids` and got `value`."""
     log = tmp_path / "ran"
-    log.write_bytes(b"".join(tally.RECORD.pack(SHAPE.number, pid, tally.STARTED) for pid in pids))
-    board = tally.Tally(WorkerLostError)
-    group = tally.Group("apply", [SHAPE])
+    log.write_bytes(b"".join(chaos_tasks.RECORD.pack(SHAPE.number, pid, chaos_tasks.STARTED) for pid in pids))
+    board = chaos_tasks.Tally(WorkerLostError)
+    group = chaos_tasks.Group("apply", [SHAPE])
     board.submit(group)
-    tally.Reply(board, group).one(value)
-    return verdict.judge(board, 1, str(log), [kill])
+    chaos_tasks.Reply(board, group).one(value)
+    return chaos_verdict.judge(board, 1, str(log), [kill])
 
 
 def lost(pid: int = KILLED, exitcode: int = -9, may_have_run: bool = True) -> WorkerLostError:
     worker = WorkerExit(pid, exitcode, "SIGKILL", "signal", ())
-    task = TaskInfo("tests.tally.work", None, None, 1)
+    task = TaskInfo("tests.chaos_tasks.work", None, None, 1)
     return WorkerLostError("lost", task=task, exit=worker, may_have_run=may_have_run)
 
 
@@ -257,14 +257,16 @@ def test_a_true_loss_passes(tmp_path: Path) -> None:
     ("error", "kill", "pids"),
     [
         pytest.param(lost(pid=99), KILL, [99], id="worker that nobody killed"),
-        pytest.param(lost(), verdict.Kill(KILLED, 9, idle=True, hit=True), [], id="worker killed while idle"),
+        pytest.param(
+            lost(), chaos_verdict.Kill(KILLED, 9, idle=True, hit=True), [], id="worker killed while idle"
+        ),
         pytest.param(lost(exitcode=-15), KILL, [KILLED], id="another signal"),
         pytest.param(lost(), KILL, [99], id="another worker"),
         pytest.param(lost(may_have_run=False), KILL, [KILLED], id="denies that it ran"),
     ],
 )
 def test_a_false_claim_of_an_error_is_seen(
-    tmp_path: Path, error: WorkerLostError, kill: verdict.Kill, pids: list[int]
+    tmp_path: Path, error: WorkerLostError, kill: chaos_verdict.Kill, pids: list[int]
 ) -> None:
     found = judge(tmp_path, error, kill, *pids)
 
@@ -274,29 +276,31 @@ def test_a_false_claim_of_an_error_is_seen(
 def test_a_pid_may_come_again(tmp_path: Path) -> None:
     """The kernel gives the ids of processes and threads again, after some 1 200 kills."""
     log = tmp_path / "ran"
-    log.write_bytes(b"".join(tally.RECORD.pack(number, KILLED, tally.STARTED) for number in range(2)))
-    board = tally.Tally(WorkerLostError)
+    log.write_bytes(
+        b"".join(chaos_tasks.RECORD.pack(number, KILLED, chaos_tasks.STARTED) for number in range(2))
+    )
+    board = chaos_tasks.Tally(WorkerLostError)
     for number, exitcode in enumerate((-15, -9)):
-        group = tally.Group("apply", [tally.Shape(number, 8, 8, 0.0)])
+        group = chaos_tasks.Group("apply", [chaos_tasks.Shape(number, 8, 8, 0.0)])
         board.submit(group)
-        tally.Reply(board, group).failed(lost(exitcode=exitcode))
+        chaos_tasks.Reply(board, group).failed(lost(exitcode=exitcode))
     struck = (15, False), (9, True), (9, False)
-    kills = [verdict.Kill(KILLED, signal, idle, hit=True) for signal, idle in struck]
+    kills = [chaos_verdict.Kill(KILLED, signal, idle, hit=True) for signal, idle in struck]
 
-    found = verdict.judge(board, 2, str(log), kills)
+    found = chaos_verdict.judge(board, 2, str(log), kills)
 
     assert found.ok, found.problems
     assert found.hits == {"running": 2, "idle": 1}
 
 
 def test_a_task_takes_little_memory(tmp_path: Path) -> None:
-    board, count = tally.Tally(WorkerLostError), 50_000
+    board, count = chaos_tasks.Tally(WorkerLostError), 50_000
     tracemalloc.start()
     try:
         for number in range(count):
-            group = tally.Group("apply", [tally.Shape(number, 8, 8, 0.0)])
+            group = chaos_tasks.Group("apply", [chaos_tasks.Shape(number, 8, 8, 0.0)])
             board.submit(group)
-            tally.Reply(board, group).one(group.shapes[0].answer())
+            chaos_tasks.Reply(board, group).one(group.shapes[0].answer())
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -311,13 +315,13 @@ def test_a_lost_task_that_ran_twice_is_seen(tmp_path: Path) -> None:
 
 
 def test_an_item_with_the_error_of_another_is_seen() -> None:
-    board = tally.Tally(WorkerLostError)
-    group = tally.Group("map", [tally.Shape(n, 0, 0, 0.0) for n in range(2)])
+    board = chaos_tasks.Tally(WorkerLostError)
+    group = chaos_tasks.Group("map", [chaos_tasks.Shape(n, 0, 0, 0.0) for n in range(2)])
     board.submit(group)
     error = lost()
-    error.task = TaskInfo("tests.tally.work", 1, None, 1)
+    error.task = TaskInfo("tests.chaos_tasks.work", 1, None, 1)
 
-    tally.Reply(board, group).every([error, group.shapes[1].answer()])
+    chaos_tasks.Reply(board, group).every([error, group.shapes[1].answer()])
 
     assert [board.fate(0), board.fate(1)] == ["wrong", "result"]
 
@@ -326,7 +330,7 @@ def test_only_own_processes_are_killed() -> None:
     class Foreign:
         pid = os.getppid()
 
-    killer = killing.Killer(lambda: [Foreign()], random.Random(1), patience=0.1)
+    killer = chaos_kills.Killer(lambda: [Foreign()], random.Random(1), patience=0.1)
 
     killer.strike(1)
 
@@ -334,7 +338,7 @@ def test_only_own_processes_are_killed() -> None:
 
 
 def test_the_plan_depends_on_the_seed_alone() -> None:
-    def planned(seed: str) -> list[tally.Group]:
+    def planned(seed: str) -> list[chaos_tasks.Group]:
         options: argparse.Namespace = chaos.parse(["--seed", seed, "--tasks", "500"])
         return list(chaos.plan(options, chaos.PoolHost.maps))
 

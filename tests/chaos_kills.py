@@ -19,8 +19,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.chaos_verdict import Kill
 from tests.contract.leaks import helpers
-from tests.verdict import Kill
 
 SIGNALS = {signal.SIGKILL: 80, signal.SIGTERM: 10, signal.SIGSEGV: 10}  # and how often each
 

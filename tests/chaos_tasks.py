@@ -1,7 +1,7 @@
 """What `tests.chaos` submits, and what comes back, item by item.
 
 Covers what a task must answer and the file in which tasks write down that they
-ran; the verdict over a run is in `tests.verdict`. Starts no process and knows
+ran; the verdict over a run is in `tests.chaos_verdict`. Starts no process and knows
 no pool. `work` runs in the workers; the rest in the process that owns the
 pool, in any thread.
 """

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.tally import FATES, STARTED, Blame, Tally, read_log
+from tests.chaos_tasks import FATES, STARTED, Blame, Tally, read_log
 
 
 @dataclass(frozen=True)
