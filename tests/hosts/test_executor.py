@@ -23,8 +23,8 @@ import pytest
 
 from poolwarden import ConfigurationError, WorkerLostError, cancel, guard, install, unguard, uninstall
 from poolwarden.hosts.executor.adapter import ExecutorAdapter
-from poolwarden.hosts.executor.manager_messages import ManagerMail
-from poolwarden.hosts.executor.unguarding import Release
+from poolwarden.hosts.executor.manager_messages import ManagerMessages
+from poolwarden.hosts.executor.unguarding import Unguarding
 from poolwarden.testing import deaf, die, hang, hold_gil, kill_self
 from tests.contract.base import ContractBase, Notes, Pools, serves
 from tests.contract.deaths import ItemDies, ManyDie, Retries, RunningTaskDies
@@ -251,10 +251,10 @@ class TestUnguard(ExecutorTests):
     def test_nothing_is_posted_behind_the_last_message(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It reached the manager thread when that was the executor's again, and ended it."""
         reader, writer = multiprocessing.Pipe(duplex=False)
-        mail = ManagerMail(None, writer)  # type: ignore[arg-type]
-        mail.release()
+        messages = ManagerMessages(writer, on_outcome=print, on_failure=print)
+        messages.let_through()
         posted: list[bytes] = []
-        meanwhile = threading.Thread(target=mail.call, args=(int,))
+        meanwhile = threading.Thread(target=messages.call_soon, args=(int,))
 
         def post(message: bytes) -> None:
             posted.append(message)
@@ -263,13 +263,13 @@ class TestUnguard(ExecutorTests):
                 # It comes no further than the lock.
                 meanwhile.join(0.2)
 
-        monkeypatch.setattr(mail._mailbox, "post", post)
-        mail.call_last(int)
+        monkeypatch.setattr(messages._mailbox, "post", post)
+        messages.call_last(int)
         meanwhile.join(DEADLINE)
 
         assert len(posted) == 1
-        assert mail.is_held
-        mail.close()
+        assert messages.is_held
+        messages.close()
         reader.close()
         writer.close()
 
@@ -279,10 +279,10 @@ class TestUnguard(ExecutorTests):
         """The task of one is answered before: the bare executor took that death for its own end."""
         monkeypatch.setattr("poolwarden.core.guard.BURIAL_BOUND", 0)
         was_about_to = threading.Event()
-        leave, buried = Release._leave, ExecutorAdapter.buried
+        leave, buried = Unguarding._leave, ExecutorAdapter.buried
 
-        def leave_and_tell(release: Release) -> None:
-            leave(release)
+        def leave_and_tell(unguarding: Unguarding) -> None:
+            leave(unguarding)
             was_about_to.set()
 
         def buried_late(adapter: ExecutorAdapter, *args: Any) -> None:
@@ -291,7 +291,7 @@ class TestUnguard(ExecutorTests):
 
         guard(bare)
         serves(host, bare)
-        monkeypatch.setattr(Release, "_leave", leave_and_tell)
+        monkeypatch.setattr(Unguarding, "_leave", leave_and_tell)
         monkeypatch.setattr(ExecutorAdapter, "buried", buried_late)
         lost = bare.submit(kill_self())
         unguard(bare)

@@ -33,7 +33,7 @@ def calls() -> Iterator[Any]:
 
 def guarded(calls: Any) -> CallQueue:
     executor = SimpleNamespace(_call_queue=calls, _result_queue=None)
-    return CallQueue(SimpleNamespace(), executor)  # type: ignore[arg-type]
+    return CallQueue(executor)
 
 
 def call(number: int, data: bytes = b"", function: Any = envelope.run) -> _CallItem:

@@ -267,7 +267,7 @@ class TestRecycling(ExecutorTests):
         take = ExecutorAdapter.take_thread
 
         def take_late(adapter: Any, thread: Any) -> None:
-            (pid,) = list(adapter.processes_by_pid)
+            (pid,) = list(adapter.workers.table)
             may_go.touch()
             eventually(lambda: is_gone(pid), "the worker's end")
             take(adapter, thread)

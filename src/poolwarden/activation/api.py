@@ -166,9 +166,9 @@ def cancel(handle: AsyncResult[Any] | Future[Any] | asyncio.Future[Any]) -> bool
     if adapter is not None:
         return bool(adapter.cancel(handle))
     if isinstance(handle, Future) or hasattr(handle, "_asyncio_future_blocking"):
-        from ..hosts.executor.adapter import ExecutorAdapter
+        from ..hosts.executor.submissions import cancel_future
 
-        stopped = ExecutorAdapter.cancel_future(handle)
+        stopped = cancel_future(handle)
         if stopped is not None:
             return stopped
         # A future does not say whose it is; one that is done could not be stopped anyway.

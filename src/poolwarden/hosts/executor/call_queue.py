@@ -1,4 +1,4 @@
-"""An executor's call queue, as a repair sees it (`core.recovery.HostQueue`).
+"""An executor's call queue: how calls get to the workers, and how it is emptied.
 
 The queue is a `multiprocessing.Queue`: calls go through a buffer and a feeder
 thread of this process into a pipe, behind a semaphore that counts the room.
@@ -12,17 +12,13 @@ import contextlib
 import pickle
 import select
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ...core import stop_world
 from ...core.send_gate import Gate
-from ...core.workers import Worker
 from ...system.waiting import poll
 from ...worker import envelope
 from .stand_ins import Mark
-
-if TYPE_CHECKING:
-    from .adapter import ExecutorAdapter
 
 #: Seconds for the manager thread to come out of the gate, and for the feeder thread to write.
 THREAD_BOUND: Final = 2.0
@@ -47,8 +43,7 @@ class CallQueue:
         How often a repair has emptied it.
     """
 
-    def __init__(self, adapter: ExecutorAdapter, executor: Any) -> None:
-        self._adapter = adapter
+    def __init__(self, executor: Any) -> None:
         self._result_lock = getattr(executor._result_queue, "_wlock", None)
         self.calls = executor._call_queue
         # None where there is no such thing as a pipe that tells of its room: Windows.
@@ -92,13 +87,20 @@ class CallQueue:
         finally:
             calls._wlock.release()
 
+    def hook(self) -> None:
+        """Have the manager thread's calls take our way."""
+        self.calls.put = self.put
+
     def reader(self) -> int:
+        """Return the descriptor of the end that workers read, in this process."""
         return int(self.calls._reader.fileno())
 
     def read_lock(self) -> Any:
+        """Return the lock that a worker holds while it waits for a call."""
         return self.calls._rlock
 
     def free_other_locks(self, free: Callable[[Any], None] = stop_world.free) -> None:
+        """Free the lock for results, with `free`."""
         free(self._result_lock)
 
     def is_quiet(self) -> bool:
@@ -106,21 +108,12 @@ class CallQueue:
         calls = self.calls
         return not self.gate.busy and not calls._buffer and calls._sem._semlock._get_value() == calls._maxsize
 
-    def may_keep(self, worker: Worker) -> bool:
-        return self._adapter.older.may_be_run_by(worker)
-
     def is_somebody_sending(self) -> bool:
         """Return whether the lock for sending results is taken, by the living or the dead."""
         return self._result_lock is not None and self._result_lock._semlock._is_zero()
 
-    def call_behind(self, action: Callable[[], None]) -> None:
-        def both() -> None:
-            action()
-            self._adapter.older.after_repair()
-
-        self._adapter.mail.call(both)
-
-    def empty(self) -> set[int]:
+    def empty(self) -> bytes:
+        """Empty the queue and return what was in it, or on its way there; the reader's lock is ours."""
         stop_world.wait_until(lambda: not self.gate.busy, THREAD_BOUND)
         # What tells loky's workers to leave was in the queue as well.
         self.emptied += 1
@@ -132,8 +125,8 @@ class CallQueue:
             self._drain()
             self.gate.leave()
 
-    def _drain(self) -> set[int]:
-        """Empty the queue, and make room for as many calls as before; return the tickets in it."""
+    def _drain(self) -> bytes:
+        """Empty the queue, and make room for as many calls as before; return what was in it."""
         calls = self.calls
         fd, left = calls._reader.fileno(), bytearray()
         if calls._thread is not None and calls._thread.is_alive():
@@ -153,7 +146,7 @@ class CallQueue:
         with contextlib.suppress(ValueError):
             while calls._sem._semlock._get_value() < calls._maxsize:
                 calls._sem.release()
-        return self._adapter.older.note_unread(bytes(left))
+        return bytes(left)
 
     def let_go(self) -> None:
         """Drop the host's queue, which has been closed or given back."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import pickletools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ... import clock
@@ -23,49 +23,74 @@ from ...core.workers import Worker
 from ...records import TaskInfo
 from ...system.watchdog import watchdog
 from ...worker.envelope import roll_call
-from .stand_ins import MAIL
-from .work_item import Work
+from .stand_ins import MESSAGE
+from .work_item import WorkItem
 
 if TYPE_CHECKING:
-    from .adapter import ExecutorAdapter
+    from ...core.guard import Guard
+    from .call_queue import CallQueue
+    from .manager_messages import ManagerMessages
+    from .submissions import Submissions
 
 #: Seconds between two looks, once a worker was lost, at whether others still run such calls.
 _STEP: Final = 0.2
 
 
-class OlderTasks:
+class EarlierCalls:
     """The work items that were pending when the guard came, as far as they had been sent.
 
     Parameters
     ----------
-    adapter : ExecutorAdapter
-        Of the executor.
-    work_ids : set
-        Of all items that were pending then.
+    guard : Guard
+        Knows the workers.
+    submissions : Submissions
+        Has the work items.
+    queue : CallQueue
+        The way to the workers.
+    messages : ManagerMessages
+        The way to the manager thread.
+    make_call : type
+        The host's class of calls, for those that only have a worker register.
+    as_host_error : callable
+        Gives our errors the form of the host's.
     """
 
-    def __init__(self, adapter: ExecutorAdapter, work_ids: set[Any]) -> None:
-        self._adapter = adapter
-        self._work_ids = work_ids
+    def __init__(
+        self,
+        guard: Guard,
+        submissions: Submissions,
+        queue: CallQueue,
+        messages: ManagerMessages,
+        *,
+        make_call: Callable[..., Any],
+        as_host_error: Callable[[BaseException], BaseException],
+    ) -> None:
+        self._guard = guard
+        self._submissions = submissions
+        self._queue = queue
+        self._messages = messages
+        self._make_call = make_call
+        self._as_host_error = as_host_error
+        self._work_ids: set[Any] = set()
         self._unread: list[Any] = []
 
     def note(self, work_ids: Iterable[Any]) -> None:
-        """Note more items, of which some may have been sent without the guard."""
+        """Note items, of which some may have been sent without the guard."""
         self._work_ids.update(list(work_ids))
 
     def __contains__(self, work_id: object) -> bool:
         return work_id in self._work_ids
 
-    def call_roll(self) -> None:
-        """Let workers that are older than the guard join it before their first guarded task."""
-        adapter, queue = self._adapter, self._adapter.queue.calls
-        for _ in range(sum(worker.is_unknown() for worker in adapter.guard.live_workers())):
-            if not queue.full():
-                queue.put(adapter.module._CallItem(MAIL, roll_call, (adapter.guard.pool_name,), {}))
+    def register_workers(self) -> None:
+        """Have workers that are older than the guard register before their first guarded task."""
+        guard, calls = self._guard, self._queue.calls
+        for _ in range(sum(worker.is_unknown() for worker in guard.live_workers())):
+            if not calls.full():
+                calls.put(self._make_call(MESSAGE, roll_call, (guard.pool_name,), {}))
 
     def unanswered(self) -> list[Any]:
         """Return the keys of those that nobody has answered yet."""
-        pending = self._adapter.pending
+        pending = self._submissions.pending
         return [id for id in list(self._work_ids) if _was_sent_bare(pending.get(id))]
 
     def may_be_run_by(self, worker: Worker) -> bool:
@@ -78,20 +103,22 @@ class OlderTasks:
         """
         if not (worker.is_unknown() and self.unanswered()):
             return False
-        return worker.system_call()[0] == "" and not self._adapter.queue.is_somebody_sending()
+        return worker.system_call()[0] == "" and not self._queue.is_somebody_sending()
 
     def note_unread(self, data: bytes) -> set[int]:
         """Note the calls in what was read from the call queue's pipe: no worker has them.
 
         Returns the numbers of the guarded tickets among them, as long as there
-        are older tasks.
+        are earlier calls.
         """
         if not self._work_ids:
             return set()
         work_ids = list(map(_work_id_of, stop_world.messages(data)))
         self._unread += work_ids
-        items = [self._adapter.pending.get(work_id) for work_id in work_ids]
-        return {item.ticket.number for item in items if isinstance(item, Work) and item.ticket is not None}
+        items = [self._submissions.pending.get(work_id) for work_id in work_ids]
+        return {
+            item.ticket.number for item in items if isinstance(item, WorkItem) and item.ticket is not None
+        }
 
     def after_repair(self) -> None:
         """Send again what was not read, and declare lost what nobody can be running any more."""
@@ -99,17 +126,17 @@ class OlderTasks:
         unanswered = self.unanswered()
         if not unanswered:
             return
-        if any(worker.is_unknown() for worker in self._adapter.guard.live_workers()):
-            self.call_roll()
+        if any(worker.is_unknown() for worker in self._guard.live_workers()):
+            self.register_workers()
             watchdog().schedule(self, clock.now() + _STEP)
             return
         for work_id in unanswered:
-            self._adapter.pending.pop(work_id).future.set_exception(self._lost())
+            self._submissions.pending.pop(work_id).future.set_exception(self._lost())
 
     def on_deadline(self) -> None:
         """Look again. Watchdog's thread."""
-        if not self._adapter.guard.closed:
-            self._adapter.mail.call(self.after_repair)
+        if not self._guard.closed:
+            self._messages.call_soon(self.after_repair)
 
     def on_exits(self, tokens: list[Any]) -> None:
         """Watch nothing."""
@@ -120,27 +147,20 @@ class OlderTasks:
 
     def _send_unread(self) -> None:
         unread, self._unread = self._unread, []
-        again = []
-        for work_id in unread:
-            item = self._adapter.pending.get(work_id)
-            if _was_sent_bare(item):
-                work = item if isinstance(item, Work) else Work(self._adapter, work_id, item, None)
-                work.is_running = True
-                self._adapter.pending[work_id] = work
-                again.append(work_id)
-        self._adapter.put_first(again)
+        items = [(work_id, self._submissions.pending.get(work_id)) for work_id in unread]
+        self._submissions.send_under_guard([entry for entry in items if _was_sent_bare(entry[1])])
 
     def _lost(self) -> BaseException:
         exit = diagnose(
             Evidence(None, None, notes=("it was sent before guard(), so its worker is not known",))
         )
         task = TaskInfo("a task submitted before guard()", None, None, 1)
-        return self._adapter.as_host_error(error_texts.worker_lost(task, exit))
+        return self._as_host_error(error_texts.worker_lost(task, exit))
 
 
 def _was_sent_bare(item: Any) -> bool:
     """Return whether a pending item is running for its caller, and not under the guard."""
-    if isinstance(item, Work):
+    if isinstance(item, WorkItem):
         return item.ticket is None and not item.is_running and bool(item.caller.running())
     return item is not None and bool(item.future.running())
 

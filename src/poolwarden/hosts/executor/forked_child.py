@@ -7,10 +7,8 @@ but for what `OwnQueues` does.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .adapter import ExecutorAdapter
+from collections.abc import Callable
+from typing import Any
 
 
 class OwnQueues:
@@ -19,10 +17,17 @@ class OwnQueues:
     It starts workers here, and would share its pipes with the parent, which
     may have tasks of its own by then: the parent's task would be answered with
     this process's value. So it gets pipes of its own, before its first task.
+
+    Parameters
+    ----------
+    executor : object
+        The host's.
+    renew_queues : callable
+        Gives an executor pipes of its own, as its host does.
     """
 
-    def __init__(self, adapter: ExecutorAdapter, executor: Any) -> None:
-        self._adapter = adapter
+    def __init__(self, executor: Any, renew_queues: Callable[[Any], None]) -> None:
+        self._renew_queues = renew_queues
         self._executor = weakref.ref(executor)
         executor._work_ids.put = self
 
@@ -35,7 +40,7 @@ class OwnQueues:
         """Give the executor its own pipes."""
         executor: Any = self._executor()
         del executor._work_ids.put
-        self._adapter.renew_queues(executor)
+        self._renew_queues(executor)
 
 
 def renew_copied(executor: Any) -> None:
@@ -45,14 +50,10 @@ def renew_copied(executor: Any) -> None:
         put.renew()
 
 
-def leave_to_host(adapter: ExecutorAdapter, executor: Any) -> None:
-    """Take a guard off its executor."""
-    if getattr(executor, "_poolwarden", None) is adapter:
-        adapter.unhook(executor)
+def leave_to_host(executor: Any) -> None:
+    """Take off what a guard has put on the parts of an executor, whose own methods are back."""
     for queue, name in ((executor._work_ids, "get"), (executor._call_queue, "put")):
         if queue is not None:
             vars(queue).pop(name, None)
     if executor._processes is not None:
         executor._processes = dict(executor._processes)
-    if executor._executor_manager_thread is None and not adapter.has_ended(executor):
-        OwnQueues(adapter, executor)

@@ -12,63 +12,82 @@ import inspect
 import os
 import threading
 import weakref
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...policy import Policy
-from ...system.patches import Patch
 from ...worker.member import birth
 from .adapter import ExecutorAdapter
-from .stand_ins import Context, Method
+from .construction import Construction
+from .stand_ins import Method
+from .worker_starts import WorkerStarts
+
+if TYPE_CHECKING:
+    from ...core.guard import Guard
+
+_host: Any = concurrent.futures.process
+
+
+class _Workers(WorkerStarts):
+    context_name: ClassVar[str] = "_mp_context"
+    _context: Any = None
+    _arguments: tuple[Any, ...] = ()
+
+    def prepare(self, executor: Any, arguments: tuple[Any, ...]) -> None:
+        if self._arguments:
+            # It was guarded before; a shutdown may have taken its queues away since.
+            return
+        self._context = executor._mp_context
+        self._arguments = (executor._call_queue, executor._result_queue, birth, arguments)
+        if "max_tasks" in inspect.signature(_host._process_worker).parameters:
+            self._arguments += (executor._max_tasks_per_child,)
+
+    def may_host_start(self) -> bool:
+        # The manager thread would replace a worker that leaves after its last
+        # task: older patch levels do not, trusting a stale token (gh-115634),
+        # or fail after shutdown(wait=False) (gh-132969). The guard does it.
+        return super().may_host_start() and threading.current_thread() is not self._manager.thread
+
+    def wanted(self, executor: Any) -> int:
+        if self._manager.thread.is_shutting_down():
+            return super().wanted(executor)
+        return self.maximum(executor)
+
+    def start(self, executor: Any) -> None:
+        # Not the executor's own method: shutdown(wait=False) clears what that
+        # needs, and from 3.13 on it asserts that nobody forks that late.
+        process = self._context.Process(target=_host._process_worker, args=self._arguments)
+        process.start()
+        self.table[process.pid] = process
+
+    def drop(self) -> None:
+        super().drop()
+        self._arguments = ()
 
 
 class FuturesExecutor(ExecutorAdapter):
     """Guards one `concurrent.futures.ProcessPoolExecutor`."""
 
     name: ClassVar[str] = "ProcessPoolExecutor"
-    module: ClassVar[Any] = concurrent.futures.process
-    context_name: ClassVar[str] = "_mp_context"
+    module: ClassVar[Any] = _host
+    workers_class: ClassVar[type[WorkerStarts]] = _Workers
     attributes: ClassVar[tuple[str, ...]] = (
         *ExecutorAdapter.attributes,
         "_mp_context",
         "_shutdown_lock",
         "_shutdown_thread",
     )
-    _default: ClassVar[Policy | None] = None
-    _construction: ClassVar[Patch]
 
-    def __init__(self, policy: Policy, executor: Any) -> None:
-        super().__init__(policy, executor)
-        self._context = Context(executor._mp_context, self.guard.memory)
-        arguments = [
-            self.queue.calls,
-            self._result_queue,
-            birth,
-            self.birth_arguments(),
-        ]
-        if "max_tasks" in inspect.signature(self.module._process_worker).parameters:
-            arguments.append(executor._max_tasks_per_child)
-        self._arguments = tuple(arguments)
+    def overrides(self, executor: Any) -> dict[str, Any]:
+        if not hasattr(executor, "_force_shutdown"):
+            return super().overrides(executor)
+        return {"_force_shutdown": _ForceShutdown(executor, self.guard), **super().overrides(executor)}
 
-    @classmethod
-    def guards(cls, obj: object) -> bool:
-        """Return whether `obj` is an executor of this host."""
-        return isinstance(obj, cls.module.ProcessPoolExecutor)
-
-    def hook(self, executor: Any) -> None:
-        super().hook(executor)
-        if hasattr(executor, "_force_shutdown"):
-            executor._force_shutdown = _ForceShutdown(self, executor, "_force_shutdown")
-
-    def unhook(self, executor: Any) -> None:
-        vars(executor).pop("_force_shutdown", None)
-        super().unhook(executor)
-
-    def renew_queues(self, executor: Any) -> None:
-        context, module = executor._mp_context, self.module
-        wakeup = executor._executor_manager_thread_wakeup = module._ThreadWakeup()
-        names = inspect.signature(module._SafeQueue).parameters
+    @staticmethod
+    def renew_queues(executor: Any) -> None:
+        context = executor._mp_context
+        wakeup = executor._executor_manager_thread_wakeup = _host._ThreadWakeup()
+        names = inspect.signature(_host._SafeQueue).parameters
         lock = {"shutdown_lock": executor._shutdown_lock} if "shutdown_lock" in names else {}
-        calls = executor._call_queue = module._SafeQueue(
+        calls = executor._call_queue = _host._SafeQueue(
             executor._call_queue._maxsize,
             ctx=context,
             pending_work_items=executor._pending_work_items,
@@ -78,66 +97,26 @@ class FuturesExecutor(ExecutorAdapter):
         calls._ignore_epipe = True
         executor._result_queue = context.SimpleQueue()
 
-    def may_host_start(self, owner: Any) -> bool:
-        # The manager thread would replace a worker that leaves after its last
-        # task: older patch levels do not, trusting a stale token (gh-115634),
-        # or fail after shutdown(wait=False) (gh-132969). The guard does it.
-        return super().may_host_start(owner) and threading.current_thread() is not self.thread
 
-    def wanted_workers(self, executor: Any) -> int:
-        if self.thread.is_shutting_down():
-            return super().wanted_workers(executor)
-        return self.max_workers(executor)
-
-    def let_go(self) -> None:
-        super().let_go()
-        self._arguments = ()
-
-    def spawn(self, executor: Any) -> None:
-        # Not the executor's own method: shutdown(wait=False) clears what that
-        # needs, and from 3.13 on it asserts that nobody forks that late.
-        process = self._context.Process(target=self.module._process_worker, args=self._arguments)
-        process.start()
-        self.processes_by_pid[process.pid] = process
-
-    @classmethod
-    def install(cls, policy: Policy) -> None:
-        """Guard every executor of this host that is made from now on."""
-        if cls._default is None:
-            cls._construction.take()
-        cls._default = policy
-
-    @classmethod
-    def uninstall(cls) -> None:
-        """Take `install` back."""
-        cls._default = None
-        cls._construction.drop()
+FuturesExecutor.construction = Construction(_host.ProcessPoolExecutor, FuturesExecutor.guard_new)
 
 
 class _ForceShutdown(Method):
     """``terminate_workers`` and ``kill_workers``: what is running is lost on purpose."""
 
+    def __init__(self, executor: Any, guard: Guard) -> None:
+        super().__init__(executor, "_force_shutdown")
+        self._guard = guard
+
     def __call__(self, operation: Any) -> Any:
-        guard = self.adapter.guard
-        if operation not in getattr(self.adapter.module, "_SHUTDOWN_CALLBACK_OPERATION", (operation,)):
-            return self.bare(operation)
+        guard = self._guard
+        if operation not in getattr(_host, "_SHUTDOWN_CALLBACK_OPERATION", (operation,)):
+            return self.original(operation)
         # What is pending is broken and not cancelled. The manager thread ends the workers of a broken
         # executor; it waits for births, so that the host finds them alive and signals them itself.
         with guard.births:
             guard.break_pool(f"its workers were ended by {operation}_workers()")
-            return self.bare(operation)
-
-
-def _on_construction(wrapped: Any, executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    wrapped(*args, **kwargs)
-    policy = FuturesExecutor._default
-    if policy is not None:
-        FuturesExecutor.guard_new(executor, policy)
-
-
-FuturesExecutor._construction = Patch(
-    concurrent.futures.process.ProcessPoolExecutor, "__init__", _on_construction
-)
+            return self.original(operation)
 
 
 def _forget_threads() -> None:
@@ -146,7 +125,7 @@ def _forget_threads() -> None:
     From 3.13.x on that takes a lock, which another of our threads may have held
     while this one forked. Bare executors fork before they have such a thread.
     """
-    concurrent.futures.process._threads_wakeups = weakref.WeakKeyDictionary()
+    _host._threads_wakeups = weakref.WeakKeyDictionary()
 
 
 if hasattr(os, "register_at_fork"):

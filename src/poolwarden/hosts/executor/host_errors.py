@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import pickle
 from traceback import format_exception
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from ...errors import PayloadError, with_host_error
-from ..base import PoolAdapter
+
+if TYPE_CHECKING:
+    from ...core.guard import Guard
 
 
-class ExecutorErrors(PoolAdapter):
-    """The part of an executor's adapter that speaks, and understands, the host's errors.
+class ExecutorErrors:
+    """Speaks, and understands, the errors of one executor.
 
-    Attributes
+    Parameters
     ----------
     module : module
         The host's, where its classes are.
     """
 
-    module: ClassVar[Any]
+    def __init__(self, module: Any) -> None:
+        self.module = module
 
     def as_host_error(self, error: BaseException) -> BaseException:
+        """As `Codec.as_host_error`."""
         # What cannot be unpickled breaks the bare executor. Of the other errors those that stand for what
         # breaks it are a BrokenProcessPool by themselves.
         if isinstance(error, PayloadError):
@@ -34,10 +38,12 @@ class ExecutorErrors(PoolAdapter):
         return error
 
     def with_remote_traceback(self, error: BaseException, text: str) -> BaseException:
+        """As `Codec.with_remote_traceback`."""
         error.__cause__ = self.module._RemoteTraceback(f'\n"""\n{text}"""')
         return error
 
     def unsendable(self, why: str, what: str, text: str, cause: BaseException | None) -> BaseException:
+        """As `Codec.unsendable`."""
         error = cause if cause is not None else pickle.PicklingError(why)
         return self.with_remote_traceback(error, text or why)
 
@@ -53,7 +59,7 @@ class ExecutorErrors(PoolAdapter):
         """Return whether these arguments of ``terminate_broken`` tell of the death of a worker."""
         return cause is None
 
-    def broken_arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def broken_arguments(self, args: tuple[Any, ...], guard: Guard) -> tuple[Any, ...]:
         """Return the arguments for the host's ``terminate_broken`` when it is the guard that gives up."""
         return args
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ...system.forking import no_telling
@@ -17,54 +18,53 @@ from ...system.watchdog import watchdog
 if TYPE_CHECKING:
     from ...core.guard import Guard
     from ...core.pool_memory import PoolMemory
-    from .adapter import ExecutorAdapter
 
 #: Seconds for a thread that was started to say so; it takes well under a millisecond.
 START_BOUND: Final = 1.0
 #: Marks our own messages in the result queue, and calls that do nothing.
-MAIL: Final = "poolwarden"
+MESSAGE: Final = "poolwarden"
 
 
 class Processes(dict[int, Any]):
-    """The executor's table of workers, which tells the guard of births."""
+    """The executor's table of workers, which tells the guard of each that is started."""
 
-    def __init__(self, adapter: ExecutorAdapter, processes: dict[int, Any]) -> None:
+    def __init__(self, guard: Guard, processes: dict[int, Any]) -> None:
         super().__init__(processes)
-        self._adapter: ExecutorAdapter | None = adapter
+        self._guard: Guard | None = guard
 
     def __setitem__(self, pid: int, process: Any) -> None:
         super().__setitem__(pid, process)
-        if self._adapter is not None:
-            self._adapter.guard.born(process)
+        if self._guard is not None:
+            self._guard.born(process)
 
     def let_go(self) -> None:
         """Be a table like any other: the executor, left to itself, keeps it."""
-        self._adapter = None
+        self._guard = None
 
     def pop(self, pid: int, *default: Any) -> Any:
         """As a dict's; without a default the caller would wait for a worker's end, which is the guard's."""
-        adapter = self._adapter
-        if adapter is None:
+        guard = self._guard
+        if guard is None:
             return super().pop(pid, *default)
         found = super().pop(pid, *(default or (_Ended(),)))
-        return found if default or adapter.guard.closed else _Ended()
+        return found if default or guard.closed else _Ended()
 
 
 class Context:
     """Stands in for an executor's context: the processes it makes have places in the pool's memory."""
 
-    def __init__(self, bare: Any, memory: PoolMemory) -> None:
-        self.bare = bare
+    def __init__(self, original: Any, memory: PoolMemory) -> None:
+        self.original = original
         self._memory = memory
 
     def Process(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - the host's name
         """As the host's."""
-        process = self.bare.Process(*args, **kwargs)
+        process = self.original.Process(*args, **kwargs)
         self._memory.prepare(process)
         return process
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.bare, name)
+        return getattr(self.original, name)
 
 
 class _Ended:
@@ -75,34 +75,34 @@ class _Ended:
 class Method:
     """Stands in for a method of an object, on the object, without keeping it alive."""
 
-    def __init__(self, adapter: ExecutorAdapter, owner: Any, name: str) -> None:
-        self.adapter = adapter
+    def __init__(self, owner: Any, name: str) -> None:
         self._owner = weakref.ref(owner)
         self._name = name
 
-    def bare(self, *args: Any, **kwargs: Any) -> Any:
+    def original(self, *args: Any, **kwargs: Any) -> Any:
         """Call what the class has; nothing while the owner is collected with what calls us."""
         owner: Any = self._owner()
         return None if owner is None else getattr(type(owner), self._name)(owner, *args, **kwargs)
 
 
-class Birth(Method):
-    """A method that may start workers."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self.adapter.guard.births, watchdog().no_thread():
-            return self.bare(*args, **kwargs) if self.adapter.may_host_start(self._owner()) else None
-
-
-class Starter(Method):
+class ThreadStart(Method):
     """``_start_executor_manager_thread``: the thread is hooked up before it runs."""
 
     # Re-entrant: a signal handler may use another executor for the first time.
     _patching: ClassVar[Any] = threading.RLock()
     _patched: ClassVar[tuple[Any, Any] | None] = None
 
-    def __init__(self, adapter: ExecutorAdapter, executor: Any) -> None:
-        super().__init__(adapter, executor, "_start_executor_manager_thread")
+    def __init__(
+        self,
+        executor: Any,
+        module: Any,
+        take_thread: Callable[[Any], None],
+        note_wakeup: Callable[[Any, Any], None],
+    ) -> None:
+        super().__init__(executor, "_start_executor_manager_thread")
+        self._module = module
+        self._take_thread = take_thread
+        self._note_wakeup = note_wakeup
         self._is_done = False
 
     def __call__(self) -> None:
@@ -121,28 +121,28 @@ class Starter(Method):
         # A thread that was begun says so itself, soon.
         if not thread._started.wait(START_BOUND):
             thread.start()
-        self.adapter.note_wakeup(thread, executor)
+        self._note_wakeup(thread, executor)
 
     def _start(self) -> None:
-        module, adapter = self.adapter.module, self.adapter
+        module = self._module
         with self._patching:
             thread_class = module._ExecutorManagerThread
 
             def make(executor: Any) -> Any:
                 thread = thread_class(executor)
                 if executor is self._owner():
-                    adapter.take_thread(thread)
+                    self._take_thread(thread)
                 return thread
 
-            Starter._patched = module, thread_class
+            ThreadStart._patched = module, thread_class
             module._ExecutorManagerThread = make
             try:
                 # Some versions start all workers here, one after the other.
                 with watchdog().no_thread(), no_telling():
-                    self.bare()
+                    self.original()
             finally:
                 module._ExecutorManagerThread = thread_class
-                Starter._patched = None
+                ThreadStart._patched = None
 
     @classmethod
     def forget(cls) -> None:
@@ -155,15 +155,19 @@ class Starter(Method):
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=Starter.forget)
+    os.register_at_fork(after_in_child=ThreadStart.forget)
 
 
 class Shutdown(Method):
     """``shutdown``, of an executor that may never have started its manager thread."""
 
+    def __init__(self, executor: Any, finish_unused: Callable[[], None]) -> None:
+        super().__init__(executor, "shutdown")
+        self._finish_unused = finish_unused
+
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        self.bare(*args, **kwargs)
-        self.adapter.release.finish_unused()
+        self.original(*args, **kwargs)
+        self._finish_unused()
         # Nothing is left of a pool that has ended, no thread either.
         watchdog().let_end()
 
@@ -181,7 +185,7 @@ class Refuser:
 class Mark:
     """A call that only shows that the feeder thread has written all before it."""
 
-    work_id = MAIL
+    work_id = MESSAGE
 
     def __init__(self) -> None:
         self.text = os.urandom(16)

@@ -9,95 +9,106 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Final
-
-from ...policy import Policy
-from .work_item import Work
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapter import ExecutorAdapter
+    from ...core.guard import Guard
+    from .manager_messages import ManagerMessages
+    from .manager_thread import ManagerThread
+    from .submissions import Submissions
+    from .worker_starts import WorkerStarts
 
-#: Adapters whose guard has not ended.
-guarded: Final[weakref.WeakSet[ExecutorAdapter]] = weakref.WeakSet()
 
-
-class Release:
+class Unguarding:
     """The end of the guard of one executor.
 
-    Attributes
+    Parameters
     ----------
-    leaving : bool
-        True while the manager thread is about to be given back.
+    guard : Guard
+        Ended.
+    messages : ManagerMessages
+        The way to the manager thread.
+    manager : ManagerThread
+        Given back.
+    workers : WorkerStarts
+        Those that have died are replaced before.
+    submissions : Submissions
+        Says whether a task of ours is unanswered.
+    give_back : callable
+        Leaves the manager thread to the executor.
+    let_go : callable
+        Drops what the guard keeps of its executor; called once, at the very end.
     """
 
-    def __init__(self, adapter: ExecutorAdapter) -> None:
-        self._adapter = adapter
+    def __init__(
+        self,
+        guard: Guard,
+        messages: ManagerMessages,
+        manager: ManagerThread,
+        workers: WorkerStarts,
+        submissions: Submissions,
+        *,
+        give_back: Callable[[], None],
+        let_go: Callable[[], None],
+    ) -> None:
+        self._guard = guard
+        self._messages = messages
+        self._manager = manager
+        self._workers = workers
+        self._submissions = submissions
+        self._give_back = give_back
+        self._let_go = let_go
         self._finished = False
         self._at_collection: Any = None
-        self.leaving = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the guard has ended; it cannot go on any more. Under the executor's lock."""
+        return self._finished
 
     def expect_end(self, executor: Any) -> None:
-        """Keep the guard in the table until its executor is let go, collected at the latest."""
-        guarded.add(self._adapter)
+        """Let tasks be cancelled until the executor is let go, collected at the latest."""
+        self._submissions.open()
         self._at_collection = weakref.finalize(executor, self.finish_unused)
         # It stays there for an executor that lives until the exit, when nothing is left to be released.
         self._at_collection.atexit = False
 
-    def withdraw(self, executor: Any) -> None:
-        """Take back what an attempt to guard `executor` has come to."""
-        if getattr(executor, "_poolwarden", None) is self._adapter:
-            self._adapter.unhook(executor)
-        if self._adapter.thread is not None:
-            self._adapter.manager.give_back()
+    def withdraw(self) -> None:
+        """Take back what an attempt to guard the executor has come to, but for its own methods."""
+        if self._manager.thread is not None:
+            self._give_back()
         self.finish()
 
-    def begin(self, executor: Any) -> None:
-        """Leave `executor` to itself; tasks in flight stay guarded until they are answered."""
-        with self._adapter.no_submission(executor):
-            self._adapter.unhook(executor)
-        self._adapter.guard.retire()
-
-    def revoke(self, executor: Any, policy: Policy) -> bool:
-        """Guard an executor again that still has tasks of ours; False if they are all answered by now."""
-        adapter = self._adapter
-        with adapter.no_submission(executor):
-            if self._finished:
-                return False
-            adapter.guard.stay(policy)
-            adapter.older.note(adapter.pending)
-            adapter.adopt()
-            adapter.hook(executor)
-        return True
-
     def answered_all(self) -> None:
-        """As `PoolAdapter.answered_all`."""
-        adapter, thread = self._adapter, self._adapter.thread
+        """As `Host.answered_all`."""
+        thread, messages = self._manager.thread, self._messages
         if thread is None:
             self.finish()
         elif threading.current_thread() is not thread:
             # Only there nothing can be sent between the look and the end.
-            adapter.mail.call(adapter.guard.look_for_end)
-        elif not self.leaving and not any(isinstance(item, Work) for item in adapter.pending.values()):
+            messages.call_soon(self._guard.look_for_end)
+        elif not messages.is_last_posted and not self._submissions.has_ours:
             # Behind the messages that are on their way; there will be no more.
-            self.leaving = True
-            adapter.mail.call_last(self._leave)
+            messages.call_last(self._leave)
 
     def _leave(self) -> None:
         """Give the manager thread back to the executor, unless that was guarded again. Manager thread."""
-        adapter, guard = self._adapter, self._adapter.guard
-        # Or the bare thread would take these ends for the executor's.
+        guard = self._guard
+        # Otherwise the host's own wait, once it is back in place, sees these dead workers and declares
+        # the executor broken.
         guard.wait_for_burials()
         is_behind = not guard.closed and any(worker.has_ended() for worker in guard.live_workers())
-        adapter.replacements.make()
-        with adapter.thread.shutdown_lock:
+        self._workers.make()
+        with self._manager.thread.shutdown_lock:
             if guard.is_retiring and is_behind:
                 # The watchdog has answered for one that it has not handed over yet.
-                adapter.mail.call_last(self._leave)
+                self._messages.call_last(self._leave)
                 return
             if guard.is_retiring:
-                adapter.manager.give_back()
+                self._give_back()
                 self.finish()
-        self.leaving = False
+        self._messages.revoke_last()
 
     def disown(self) -> None:
         """Release nothing, in a process that was forked: it is the parent's."""
@@ -108,7 +119,7 @@ class Release:
 
         It has never started, or was about to end when the guard came.
         """
-        thread = self._adapter.thread
+        thread = self._manager.thread
         if thread is None or not thread.is_alive():
             self.finish()
 
@@ -118,7 +129,7 @@ class Release:
             self._finished = True
             if self._at_collection is not None:
                 self._at_collection.detach()
-            guarded.discard(self._adapter)
-            self._adapter.mail.close()
-            self._adapter.guard.close()
-            self._adapter.let_go()
+            self._submissions.close()
+            self._messages.close()
+            self._guard.close()
+            self._let_go()

@@ -26,17 +26,51 @@ from ...worker import envelope
 from ..batch import Batch
 
 if TYPE_CHECKING:
-    from .adapter import ExecutorAdapter
+    from ...core.guard import Guard
+    from .host_errors import ExecutorErrors
 
 _host_log: Final = logging.getLogger("concurrent.futures")
 
-# What has become of a work item; decided under `ExecutorAdapter.settling`.
+# What has become of a work item; decided under `Shared.answering`.
 OPEN: Final = 0
 STOPPED: Final = 1  # the user wants it cancelled
 ANSWERED: Final = 2
 
 
-class Work:
+class Shared:
+    """What the work items of one executor share.
+
+    Parameters
+    ----------
+    guard : Guard
+        Issues their tickets.
+    errors : ExecutorErrors
+        How the host says that a call cannot be pickled.
+    process_chunk : callable
+        What the host's ``map`` submits, in a partial for each call.
+    keep : callable
+        Called in the manager thread with a work item that goes on, though the host has taken it out.
+
+    Attributes
+    ----------
+    answering : threading.RLock
+        Held while it is decided what has become of a work item.
+    """
+
+    __slots__ = ("answering", "errors", "guard", "keep", "process_chunk")
+
+    def __init__(
+        self, guard: Guard, errors: ExecutorErrors, process_chunk: Any, keep: Callable[[WorkItem], None]
+    ) -> None:
+        self.guard = guard
+        self.errors = errors
+        self.process_chunk = process_chunk
+        self.keep = keep
+        # Re-entrant: a signal handler may cancel while it is held.
+        self.answering = threading.RLock()
+
+
+class WorkItem:
     """Stands in for the host's ``_WorkItem`` and for the future in it.
 
     The call is pickled when the manager thread asks for it, so that a queued
@@ -45,10 +79,10 @@ class Work:
     """
 
     __slots__ = (
-        "_adapter",
         "_args",
         "_func",
         "_kwds",
+        "_shared",
         "_site",
         "_state",
         "caller",
@@ -59,10 +93,8 @@ class Work:
 
     kwargs: dict[str, Any] = {}  # noqa: RUF012 - the envelope takes none
 
-    def __init__(
-        self, adapter: ExecutorAdapter, work_id: int, item: Any, site: tuple[Any, ...] | None
-    ) -> None:
-        self._adapter = adapter
+    def __init__(self, shared: Shared, work_id: int, item: Any, site: tuple[Any, ...] | None) -> None:
+        self._shared = shared
         self.work_id = work_id
         self.caller = item.future
         protect(getattr(item.future, "_condition", None))
@@ -72,12 +104,12 @@ class Work:
         self.is_running = False
         self._state = OPEN
         self.ticket: Ticket | None = None
-        if adapter.guard.policy.cancel_running:
+        if shared.guard.policy.cancel_running:
             # Who waits with asyncio, or in a task group, calls this.
             self.caller.cancel = self._cancel_caller
 
     @property
-    def future(self) -> Work:
+    def future(self) -> WorkItem:
         """What the manager thread takes for the future."""
         return self
 
@@ -91,7 +123,7 @@ class Work:
     @property
     def args(self) -> tuple[Any, ...]:
         """Return the arguments of the call; its message is written next."""
-        ticket, guard = self.ticket, self._adapter.guard
+        ticket, guard = self.ticket, self._shared.guard
         assert ticket is not None, "fn is read first"
         guard.sending(ticket)
         if self._state == STOPPED:
@@ -106,12 +138,12 @@ class Work:
     def _stub(self) -> Ticket:
         """Return a ticket that was never issued, for what an error says of the task."""
         func = self._func.first_function if type(self._func) is Batch else self._func
-        ticket = Ticket(0, self.work_id, name_of(func), self._adapter.guard.policy, None, 0)
+        ticket = Ticket(0, self.work_id, name_of(func), self._shared.guard.policy, None, 0)
         ticket.site = self._site
         return ticket
 
     def _issue(self) -> Ticket:
-        guard = self._adapter.guard
+        guard = self._shared.guard
         func, args, kwds = self._func, self._args, self._kwds
         policy = guard.policy
         call: Any = (func, args, kwds)
@@ -119,7 +151,7 @@ class Work:
         if type(func) is Batch:
             call, flags, base, policy, self._site = func.call, func.flags, func.base, func.policy, func.site
             func = func.function
-        elif type(func) is partial and func.func is self._adapter.process_chunk and len(args) == 1:
+        elif type(func) is partial and func.func is self._shared.process_chunk and len(args) == 1:
             # One chunk of ``map``; all chunks of a call share the partial.
             func, items = func.args[0], args[0]
             base = self._func.__dict__.setdefault("_poolwarden_items", 0)
@@ -137,9 +169,8 @@ class Work:
             ticket.verdict = error
         ticket.site = self._site
         if ticket.verdict is not None:
-            ticket.verdict = self._adapter.unpicklable(ticket.verdict)
             # What goes to a worker in its place may be lost there.
-            self._adapter.deliver(ticket, VERDICT, b"")
+            guard.fail(ticket, self._shared.errors.unpicklable(ticket.verdict))
         # As the bare executor does, so that large arguments can be freed.
         self._func = self._args = self._kwds = None
         return ticket
@@ -152,7 +183,7 @@ class Work:
 
     def set_result(self, outcome: Any) -> None:
         """Give the caller what the envelope holds."""
-        guard = self._adapter.guard
+        guard = self._shared.guard
         if self.ticket is None:
             # Taken over in the moment in which the bare task was sent.
             self._answer(True, outcome)
@@ -162,11 +193,11 @@ class Work:
             self._answer(*answer[1:])
         elif outcome[0] in guard.tickets.open:
             # It goes on; the manager thread has taken it out already.
-            self._adapter.keep(self)
+            self._shared.keep(self)
 
     def set_exception(self, error: BaseException) -> None:
         """Give the caller an exception of the host's own, or why the guard has given the executor up."""
-        guard, ticket = self._adapter.guard, self.ticket
+        guard, ticket = self._shared.guard, self.ticket
         if guard.broken is not None:
             verdict = None if ticket is None else ticket.verdict
             error = verdict or guard.broken_error(ticket or self._stub())
@@ -178,7 +209,7 @@ class Work:
         self._answer(False, error)
 
     def _answer(self, ok: bool, value: Any) -> None:
-        with self._adapter.settling:
+        with self._shared.answering:
             if self._state == ANSWERED:
                 # Cancelled before it had begun, and skipped.
                 return
@@ -203,7 +234,7 @@ class Work:
 
         Without an exception: loky's thread kills the workers then, which are the parent's.
         """
-        if self._adapter.guard.disowned:
+        if self._shared.guard.disowned:
             os._exit(0)
 
     def end_cancelled(self) -> None:
@@ -236,13 +267,13 @@ class Work:
         if type(self.caller).cancel(self.caller):
             vars(self.caller).pop("cancel", None)
             return True
-        with self._adapter.settling:
+        with self._shared.answering:
             if self._state == ANSWERED:
                 return False
             self._state = STOPPED
         # Behind that: if there is no ticket yet, the manager thread finds it.
         if self.ticket is not None:
-            self._adapter.guard.cancel(self.ticket)
+            self._shared.guard.cancel(self.ticket)
         return True
 
 

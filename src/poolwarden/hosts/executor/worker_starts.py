@@ -1,44 +1,126 @@
-"""Replacing the workers that an executor has lost, or that have left.
+"""The workers of an executor: who may start them, and who takes the places of those that have ended.
 
 The executor would take any end of a worker for its own end, or replace none at
-all. Runs in the manager thread, as the executor's own starts of workers do;
-`note` is called in the watchdog's.
+all. A host says in a subclass how one worker is started. Runs in the manager
+thread, as the executor's own starts of workers do; `note` is called in the
+watchdog's, and `WorkerStart` in whatever thread starts workers.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from ...core.workers import Worker
 from ...system.complaints import complain
 from ...system.forking import no_telling
+from ...system.watchdog import watchdog
+from .stand_ins import Method, Processes
 
 if TYPE_CHECKING:
-    from .adapter import ExecutorAdapter
+    from ...core.guard import Guard
+    from ...core.workers import Worker
+    from .manager_messages import ManagerMessages
+    from .manager_thread import ManagerThread
 
 #: Seconds until the next try when a worker could not be started, and others live.
-BIRTH_RETRY: Final = 1.0
+START_RETRY: Final = 1.0
 #: Seconds for a process that has ended to be reaped.
 REAP_BOUND: Final = 2.0
 
 
-class Replacements:
-    """The workers of one executor that have ended, until their places are taken."""
+class WorkerStarts:
+    """The workers of one executor.
 
-    def __init__(self, adapter: ExecutorAdapter) -> None:
-        self._adapter = adapter
+    Parameters
+    ----------
+    guard : Guard
+        Told of each worker.
+    manager : ManagerThread
+        Whose thread starts workers.
+    messages : ManagerMessages
+        The way to it.
+    find_executor : callable
+        Returns the executor, or None when it is gone.
+    max_workers : int
+        How many workers it has at most, while nobody says otherwise.
+
+    Attributes
+    ----------
+    table : Processes
+        The executor's table of its workers.
+    """
+
+    #: The executor's methods that start workers.
+    start_methods: ClassVar[tuple[str, ...]] = (
+        "_spawn_process",
+        "_adjust_process_count",
+        "_replace_dead_worker",
+    )
+    #: Attribute of an executor that makes process objects.
+    context_name: ClassVar[str]
+
+    def __init__(
+        self,
+        guard: Guard,
+        manager: ManagerThread,
+        messages: ManagerMessages,
+        find_executor: Callable[[], Any],
+        max_workers: int,
+    ) -> None:
+        self._guard = guard
+        self._manager = manager
+        self._messages = messages
+        self._find_executor = find_executor
+        self._max_workers = max_workers
         self._gone: deque[Worker] = deque()
+        self.table = Processes(guard, {})
+
+    # The executor's own starts.
+
+    def take(self, executor: Any) -> None:
+        """Take the place of the executor's table."""
+        self.table = executor._processes = Processes(self._guard, executor._processes)
+
+    def lock(self, owner: Any) -> None:
+        """Have `owner`, the executor or its manager thread, start no worker while the world is stopped."""
+        for name in self.start_methods:
+            if hasattr(owner, name):
+                setattr(owner, name, WorkerStart(self, self._guard, owner, name))
+
+    def unlock(self, owner: Any) -> None:
+        """Give `owner` its own methods back."""
+        for name in self.start_methods:
+            vars(owner).pop(name, None)
+
+    def prepare(self, executor: Any, arguments: tuple[Any, ...]) -> None:
+        """Keep what starts need of an executor that has just been hooked up: it may be gone by then.
+
+        Parameters
+        ----------
+        executor : object
+            The host's.
+        arguments : tuple
+            Those of `worker.member.birth`.
+        """
+
+    def may_host_start(self) -> bool:
+        """Return whether the host may start workers now, in this thread."""
+        return self._guard.broken is None
+
+    # Ends.
 
     def note(self, worker: Worker) -> None:
         """Note that a worker has ended."""
         self._gone.append(worker)
 
-    @property
-    def are_due(self) -> bool:
-        """Whether there is a place to be taken."""
-        return bool(self._gone)
+    def may_leave(self, code: int | None) -> bool:
+        """Return whether a worker may have left on purpose, with this exit code."""
+        thread = self._manager.thread
+        if self._manager.is_joining or thread.is_shutting_down():
+            return True
+        return code == 0 and getattr(thread, "max_tasks_per_child", None) is not None
 
     def reap(self) -> None:
         """Reap what has ended and will not be replaced."""
@@ -46,17 +128,29 @@ class Replacements:
             worker.process.join(0)
         self._gone.clear()
 
+    def drop(self) -> None:
+        """Leave its table to the executor; drop what would keep pipes open as long as somebody keeps that."""
+        self.table.let_go()
+        self.table = Processes(self._guard, {})
+
+    # Replacements.
+
+    def look(self) -> None:
+        """Have places taken soon that workers have left. Any thread."""
+        if self._gone and self._manager.thread is not None:
+            self._messages.call_soon(self.make)
+
     def make(self) -> None:
         """Take dead workers out of the executor and start others."""
-        adapter, guard = self._adapter, self._adapter.guard
+        guard, thread, table = self._guard, self._manager.thread, self.table
         gone = [self._gone.popleft() for _ in range(len(self._gone))]
         for worker in gone:
-            if adapter.processes_by_pid.get(worker.pid) is worker.process:
-                del adapter.processes_by_pid[worker.pid]
+            if table.get(worker.pid) is worker.process:
+                del table[worker.pid]
             worker.process.join(REAP_BOUND)
-        if adapter.end.joining or guard.broken is not None:
+        if self._manager.is_joining or guard.broken is not None:
             return
-        thread, executor = adapter.thread, adapter.executor()
+        executor = self._find_executor()
         if getattr(executor, "_force_shutting_down", False):
             # kill_workers() or terminate_workers(), of 3.14, are at it: a new one would escape them.
             guard.break_pool("it was forcefully shut down")
@@ -68,18 +162,45 @@ class Replacements:
             self._replace(executor, worker)
 
     def _replace(self, executor: Any, gone: Worker) -> None:
-        adapter, guard = self._adapter, self._adapter.guard
+        guard = self._guard
         try:
             with guard.births, no_telling():
                 # The host may have started some itself meanwhile.
-                wanted = adapter.wanted_workers(executor) if gone.left else adapter.max_workers(executor)
-                if len(adapter.processes_by_pid) < wanted:
-                    adapter.spawn(executor)
+                wanted = self.wanted(executor) if gone.left else self.maximum(executor)
+                if len(self.table) < wanted:
+                    self.start(executor)
         except Exception as error:
-            if not adapter.processes_by_pid:
+            if not self.table:
                 guard.break_pool(f"no worker can be started: {error!r}")
                 return
             text = f"poolwarden: a worker of {guard.name} could not be started: {error!r}"
             complain(text, level=logging.WARNING)
             self._gone.append(gone)
-            guard.call_later(BIRTH_RETRY, adapter.nudge)
+            guard.call_later(START_RETRY, self.look)
+
+    def maximum(self, executor: Any) -> int:
+        """Return how many workers the executor, which may be gone, is to have."""
+        if executor is not None:
+            self._max_workers = executor._max_workers
+        return self._max_workers
+
+    def wanted(self, executor: Any) -> int:
+        """Return how many workers there should be after one has left by itself."""
+        return min(self.maximum(executor), len(self._manager.thread.pending_work_items))
+
+    def start(self, executor: Any) -> None:
+        """Start one worker; the executor may be gone."""
+        raise NotImplementedError
+
+
+class WorkerStart(Method):
+    """Stands in for a method that may start workers."""
+
+    def __init__(self, starts: WorkerStarts, guard: Guard, owner: Any, name: str) -> None:
+        super().__init__(owner, name)
+        self._starts = starts
+        self._lock = guard.births
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._lock, watchdog().no_thread():
+            return self.original(*args, **kwargs) if self._starts.may_host_start() else None

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Final
 from ...core.task_names import caller_site
 from ...policy import Policy
 from ..batch import Batch
-from ..executor.adapter import ExecutorAdapter
 from ..executor.loky import for_joblib
+from ..executor.submissions import cancel_future
 from ..pool.joblib import MemmappingPool
 from ..registry import own_files
 from . import files, sklearn
@@ -125,7 +125,7 @@ class OverLoky(Guarded):
         futures = [future for call in aborted.values() for future in list(call.futures)]
         for future in futures:
             if not future.cancel():
-                ExecutorAdapter.cancel_future(future)
+                cancel_future(future)
         wait(futures, STOP_BOUND)
         flags = self._workers._flags
         if flags.broken or flags.shutdown:
