@@ -27,8 +27,7 @@ APART = (
     "cli",
     "system.capabilities",
     "testing",
-    "activation.pytest_plugin",
-    "activation.pytest_guard",
+    "activation.pytest_",
 )
 #: Where a computed name is of a module that its user has imported, or one that is there anyhow.
 COMPUTED = {

@@ -190,6 +190,14 @@ def test_importing_the_package_imports_next_to_nothing() -> None:
     assert imported_by("import poolwarden") - {"__future__"} == {"poolwarden", "poolwarden.on_import"}
 
 
+def test_importing_guard_imports_nothing_that_only_a_parent_needs() -> None:
+    """Each spawned worker imports the program's main module, and that imports `guard`."""
+    found = imported_by("from poolwarden import guard")
+    rooms = {part_of(name.removeprefix("poolwarden.")) for name in found if name.startswith("poolwarden.")}
+    assert not rooms & {"core", "hosts", "report", "cli"}
+    assert "wrapt" not in found
+
+
 def test_importing_the_faults_is_cheap() -> None:
     found = imported_by("import poolwarden.testing")
     assert {name for name in found if name.startswith("poolwarden")} == {

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ..hosts.loading import adapter_for
 from ..policy import Policy
 from ..system.stepping import in_one_step
 
 # Loaded with `guard`, not by it: a worker that the host forks in another thread meanwhile would stand still
 # before its first guarded task, for ever, in the lock of the module that was being imported.
 from ..worker import envelope  # noqa: F401
-from . import reporting  # noqa: F401 - the report looks on
 
 if TYPE_CHECKING:
     import asyncio
@@ -125,7 +123,7 @@ def guard(
         on_event=on_event,
     )
     # In one step: a signal handler must not come between what is imported for it.
-    in_one_step(lambda: adapter_for(pool).guard_object(pool, wanted))
+    in_one_step(lambda: _adapter_for(pool).guard_object(pool, wanted))
     return pool
 
 
@@ -135,8 +133,20 @@ def unguard(pool: _Pool) -> _Pool:
     Tasks in flight finish as in the bare pool. A pool that is not guarded is
     left as it is.
     """
-    in_one_step(lambda: adapter_for(pool).unguard_object(pool))
+    in_one_step(lambda: _adapter_for(pool).unguard_object(pool))
     return pool
+
+
+def _adapter_for(pool: object) -> Any:
+    """Return the adapter class of a pool, loaded when it is first wanted.
+
+    The main module of a program is imported by each of its spawned workers, and
+    names `guard`: what only a parent needs is no part of that.
+    """
+    from ..hosts.loading import adapter_for
+    from . import reporting  # noqa: F401 - the report looks on
+
+    return adapter_for(pool)
 
 
 def cancel(handle: AsyncResult[Any] | Future[Any] | asyncio.Future[Any]) -> bool:

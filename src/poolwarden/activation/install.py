@@ -21,7 +21,7 @@ from ..on_import import when_imported
 from ..policy import Policy
 from ..system.monkeypatching import why_patched
 from ..system.stepping import in_one_step
-from . import constructors, reporting  # noqa: F401 - the report looks on
+from . import constructors
 
 if TYPE_CHECKING:
     from ..policy import Losses
@@ -156,6 +156,8 @@ def _load() -> dict[Host, Any]:
                 _awaited.add(host.module)
                 when_imported(host.module, functools.partial(_on_import, host))
         hosts = _within_reach()
+    from . import reporting  # noqa: F401 - the report looks on
+
     adapters: dict[Host, Any] = dict.fromkeys(hosts)
     problems = {}
     for host in hosts:
