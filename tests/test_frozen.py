@@ -35,7 +35,7 @@ COMPUTED = {
     "worker.member",
     "worker.orphan",
     "worker.picklers",
-    "hosts.pool.adapter",
+    "hosts.pool.host",
     "hosts.executor.loky",
     "worker.memory",
     "core.preload",

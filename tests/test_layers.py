@@ -36,7 +36,7 @@ FLOORS = (
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 #: Rooms in which modules still need each other, and how many at most.
-KNOWN_CIRCLES = {"core": 8, "hosts.pool": 6}
+KNOWN_CIRCLES = {"core": 8}
 
 #: Libraries with pools are imported by the rooms of hosts alone.
 LIBRARIES = {"multiprocessing.pool", "concurrent.futures.process", "loky", "joblib", "multiprocess"}

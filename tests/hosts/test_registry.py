@@ -15,7 +15,7 @@ from poolwarden.hosts import registry
 from poolwarden.hosts.executor import submissions as executor_submissions
 from poolwarden.hosts.joblib import backend as joblib_backend
 from poolwarden.hosts.loading import LOADERS, load
-from poolwarden.hosts.pool import feed as pool_feed
+from poolwarden.hosts.pool import submission as pool_submission
 from poolwarden.hosts.registry import CONSTRUCTORS, HOSTS, Host, own_files
 from poolwarden.worker import member, orphan
 from tests.test_layers import COSTLY, imported_by
@@ -58,7 +58,7 @@ def test_each_module_and_each_kind_stands_once() -> None:
 
 
 def test_where_a_task_was_submitted_is_looked_for_outside_of_every_host() -> None:
-    skipped = {*pool_feed._OWN_FILES, *executor_submissions._OWN_FILES, *joblib_backend._OWN_FILES}
+    skipped = {*pool_submission._OWN_FILES, *executor_submissions._OWN_FILES, *joblib_backend._OWN_FILES}
     assert skipped >= set(own_files(*(host.module for host in HOSTS)))
     for ending in skipped:
         if ending.startswith("poolwarden/"):

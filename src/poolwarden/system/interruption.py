@@ -3,7 +3,7 @@
 Handlers run in the main thread, between any two bytecodes, and what they raise
 belongs to the code that they have interrupted: it has to come out where the
 user called us, and is not what became of a task. Nothing of the user's runs in
-the main thread under a guard, but for the handlers (`hosts.pool.feed`
+the main thread under a guard, but for the handlers (`hosts.pool.submission`
 has calls pickled there only if that runs no code of theirs), so a foreign frame
 tells which it is.
 """

@@ -1,7 +1,7 @@
 """The size of chunks in `map` and its like, where the caller gives none.
 
 The pool divides by the number of workers that it has at the moment. With the
-last one lost and the next not yet born that is 0, and a `map` right after a
+last one lost and the next not yet started that is 0, and a `map` right after a
 loss raised ZeroDivisionError. Runs in the thread that submits.
 """
 

@@ -178,19 +178,19 @@ def end_result(result: Any, error: BaseException, cache: QuietCache) -> None:
 
 def fail_result(result: Any, error: BaseException) -> None:
     """End a result object with an error, whatever it still waits for."""
-    bare = host_class(result)
+    original = host_class(result)
     if not hasattr(result, "_poolwarden"):
         _protect_callbacks(result)
     if hasattr(result, "_unsorted"):
         index, length = result._index, result._length
-        bare._set(result, index, (False, error))
+        original._set(result, index, (False, error))
         if length != index + 1:
             # Or it was all that was missing, and the result is out of the pool's table.
             result._set_length(index + 1)
     else:
         if hasattr(result, "_number_left"):
             result._number_left = 1
-        bare._set(result, 0, (False, error))
+        original._set(result, 0, (False, error))
 
 
 class Barrier:
