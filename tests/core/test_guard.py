@@ -483,6 +483,13 @@ def test_nobody_may_be_sure_that_an_older_worker_has_not_begun(pool):
     assert pool.answer()[0][2].may_have_run is True
 
 
+def test_each_failed_start_is_told(pool):
+    workers = [pool.fail_start(b"Traceback: in initializer") for _ in range(2)]
+    assert pool.kinds() == ["init_failed"] * 2
+    assert [event.pid for event in pool.events] == [event.exit.pid for event in pool.events]
+    assert len({event.pid for event in pool.events}) == len(workers)
+
+
 def test_an_initializer_that_raises_breaks_the_pool_with_its_traceback(pool):
     ticket = pool.issue()
     for _ in range(5):

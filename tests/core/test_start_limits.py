@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from poolwarden.core.start_limits import FAILED_STARTS, KILLED_STARTS, LONGEST_WAIT, Breaker
+from poolwarden.core.start_limits import FAILED_STARTS, KILLED_STARTS, LONGEST_WAIT, StartLimiter
 from poolwarden.core.workers import Kill
 from poolwarden.records import WorkerExit
 from poolwarden.worker.ledger import FAILED, READY, RUNNING, STARTING, UNBORN
@@ -17,25 +17,18 @@ EXITED = WorkerExit(1234, 1, None, "exit", ())
 KILLED = WorkerExit(1234, -9, "SIGKILL", "signal", ())
 
 
-class FakeGuard:
-    """A pool of workers in given phases, that can be broken."""
+class FakePool:
+    """A pool of workers in given phases, that is broken where a limit says so."""
 
     def __init__(self):
         self.phases = []
         self.broken = []
-        self.told = []
 
     def live_workers(self):
         return [
             SimpleNamespace(snapshot=lambda phase=phase: SimpleNamespace(phase=phase))
             for phase in self.phases
         ]
-
-    def tell(self, kind, **fields):
-        self.told.append((kind, fields))
-
-    def break_pool(self, reason, exit=None, text=None):
-        self.broken.append((reason, exit, text))
 
 
 class Waits:
@@ -49,13 +42,26 @@ class Waits:
 
 
 @pytest.fixture
-def guard():
-    return FakeGuard()
+def pool():
+    return FakePool()
 
 
 @pytest.fixture
-def breaker(guard):
-    return Breaker(guard)
+def breaker(pool):
+    return StartLimiter(pool.live_workers)
+
+
+@pytest.fixture
+def fail(breaker, pool):
+    """Lets starts fail, and breaks the pool as the guard does."""
+
+    def fail(times, phase=FAILED, exit=EXITED, text=None, killed=None):
+        for _ in range(times):
+            reason = breaker.start_failed(worker(killed), phase, exit, text)
+            if reason is not None:
+                pool.broken.append((reason, exit, text))
+
+    return fail
 
 
 @pytest.fixture
@@ -68,11 +74,6 @@ def worker(killed=None):
     return SimpleNamespace(pid=1234, killed=killed)
 
 
-def fail(breaker, times, phase=FAILED, exit=EXITED, text=None, killed=None):
-    for _ in range(times):
-        breaker.start_failed(worker(killed), phase, exit, text)
-
-
 @pytest.mark.parametrize(
     ("phase", "exit", "text", "reason"),
     [
@@ -82,58 +83,49 @@ def fail(breaker, times, phase=FAILED, exit=EXITED, text=None, killed=None):
         (STARTING, KILLED, None, f"its workers end in their initializer, {FAILED_STARTS} times in a row"),
     ],
 )
-def test_a_handful_of_starts_that_fail_by_themselves_break_the_pool(
-    breaker, guard, phase, exit, text, reason
-):
-    fail(breaker, FAILED_STARTS - 1, phase, exit, text)
-    assert guard.broken == []
-    fail(breaker, 1, phase, exit, text)
-    assert guard.broken == [(reason, exit, text)]
+def test_a_handful_of_starts_that_fail_by_themselves_break_the_pool(fail, pool, phase, exit, text, reason):
+    fail(FAILED_STARTS - 1, phase, exit, text)
+    assert pool.broken == []
+    fail(1, phase, exit, text)
+    assert pool.broken == [(reason, exit, text)]
 
 
-def test_starts_that_somebody_kills_are_tried_more_often(breaker, guard):
-    fail(breaker, KILLED_STARTS - 1, UNBORN, KILLED)
-    assert guard.broken == []
-    fail(breaker, 1, UNBORN, KILLED)
-    assert guard.broken == [
+def test_starts_that_somebody_kills_are_tried_more_often(fail, pool):
+    fail(KILLED_STARTS - 1, UNBORN, KILLED)
+    assert pool.broken == []
+    fail(1, UNBORN, KILLED)
+    assert pool.broken == [
         (f"{KILLED_STARTS} workers in a row were killed while they started", KILLED, None)
     ]
 
 
-def test_each_failed_start_is_told(breaker, guard):
-    fail(breaker, 2)
-    assert [kind for kind, _ in guard.told] == ["init_failed"] * 2
-    assert guard.told[0][1]["pid"] == 1234
-    assert guard.told[0][1]["exit"] is EXITED
-
-
 @pytest.mark.parametrize("well", ["all_is_well", "task_lost"])
-def test_a_worker_that_started_well_makes_starts_count_anew(breaker, guard, well):
+def test_a_worker_that_started_well_makes_starts_count_anew(fail, breaker, pool, well):
     for _ in range(3):
-        fail(breaker, FAILED_STARTS - 1)
-        fail(breaker, 10, UNBORN, KILLED)
+        fail(FAILED_STARTS - 1)
+        fail(10, UNBORN, KILLED)
         getattr(breaker, well)()
-    assert guard.broken == []
+    assert pool.broken == []
 
 
 @pytest.mark.parametrize("phases", [[], [UNBORN], [STARTING, FAILED]])
-def test_a_start_that_takes_too_long_breaks_a_pool_of_which_nobody_is_ready(breaker, guard, phases):
-    guard.phases = phases
-    fail(breaker, 1, STARTING, KILLED, killed=Kill("startup"))
-    assert guard.broken == [("its workers outran startup_timeout in their initializer", KILLED, None)]
+def test_a_start_that_takes_too_long_breaks_a_pool_of_which_nobody_is_ready(fail, pool, phases):
+    pool.phases = phases
+    fail(1, STARTING, KILLED, killed=Kill("startup"))
+    assert pool.broken == [("its workers outran startup_timeout in their initializer", KILLED, None)]
 
 
 @pytest.mark.parametrize("phase", [READY, RUNNING])
-def test_while_somebody_is_ready_it_counts_as_one_that_failed(breaker, guard, phase):
-    guard.phases = [STARTING, phase]
-    fail(breaker, FAILED_STARTS - 1, STARTING, KILLED, killed=Kill("startup"))
-    assert guard.broken == []
-    fail(breaker, 1, STARTING, KILLED, killed=Kill("startup"))
-    assert len(guard.broken) == 1
+def test_while_somebody_is_ready_it_counts_as_one_that_failed(fail, pool, phase):
+    pool.phases = [STARTING, phase]
+    fail(FAILED_STARTS - 1, STARTING, KILLED, killed=Kill("startup"))
+    assert pool.broken == []
+    fail(1, STARTING, KILLED, killed=Kill("startup"))
+    assert len(pool.broken) == 1
 
 
-def test_births_do_not_wait_for_a_few_deaths(breaker, guard, waits):
-    guard.phases = [READY] * 3
+def test_births_do_not_wait_for_a_few_deaths(breaker, pool, waits):
+    pool.phases = [READY] * 3
     breaker.wait_before_birth()
     for _ in range(2 * 4):
         breaker.task_lost()
@@ -153,8 +145,8 @@ def test_births_wait_longer_and_longer_up_to_a_bound_when_nothing_succeeds(break
     assert waits.seconds == []
 
 
-def test_failed_starts_make_births_wait_as_well(breaker, waits):
-    fail(breaker, 30, UNBORN, KILLED)
+def test_failed_starts_make_births_wait_as_well(fail, breaker, waits):
+    fail(30, UNBORN, KILLED)
     breaker.wait_before_birth()
     assert waits.seconds == [LONGEST_WAIT]
 

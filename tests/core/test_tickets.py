@@ -15,7 +15,7 @@ from poolwarden.core.error_texts import pool_broken, task_timeout, worker_lost
 from poolwarden.core.task_names import caller_site, name_of
 from poolwarden.core.tickets import VERDICT, Tickets
 from poolwarden.policy import Policy, limits
-from poolwarden.records import WorkerExit
+from poolwarden.records import TaskInfo, WorkerExit
 from poolwarden.worker import envelope, ledger, payload
 from poolwarden.worker.envelope import CHUNK, KEEP, PARTS, STAR, TIMED, VALUE
 from poolwarden.worker.payload import MEMORY
@@ -172,10 +172,10 @@ def test_a_failure_of_the_host_itself_answers_the_task(tickets, issue):
 
 def test_what_a_ticket_says_of_its_task(issue):
     ticket = issue(add, 1)
-    assert ticket.info() == tickets_module.TaskInfo(f"{__name__}.add", None, None, 1)
+    assert ticket.info() == TaskInfo(f"{__name__}.add", None, None, 1)
     ticket.site = ("shop.py", 12)
     ticket.sent = False
-    assert ticket.info() == tickets_module.TaskInfo(f"{__name__}.add", None, "shop.py:12", 0)
+    assert ticket.info() == TaskInfo(f"{__name__}.add", None, "shop.py:12", 0)
 
 
 def test_items_are_counted_from_the_beginning_of_the_users_iterable(issue):

@@ -134,7 +134,9 @@ def guard():
 
 @pytest.fixture
 def deadlines(guard, clock, scheduled, stacks):
-    return Deadlines(guard)
+    return Deadlines(
+        guard.tickets, guard.live_workers, lambda: guard.policy.startup_timeout, scheduled.append
+    )
 
 
 @pytest.fixture

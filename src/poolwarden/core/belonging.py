@@ -15,20 +15,25 @@ import contextlib
 import os
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from ..system import forking, forkserver_status, patches, watchdog
-
-if TYPE_CHECKING:
-    from .guard import Guard
 
 #: For readers of this module alone: what has to be imported before.
 _BEFORE: Final = (forking, forkserver_status, patches, watchdog)
 
-_guards: Final[weakref.WeakSet[Guard]] = weakref.WeakSet()
+
+class Disowned(Protocol):
+    """What a fork must not share."""
+
+    def disown(self) -> None:
+        """Take the guard off its pool, in a process that was forked; waits for nothing."""
 
 
-def belong(guard: Guard) -> None:
+_guards: Final[weakref.WeakSet[Disowned]] = weakref.WeakSet()
+
+
+def belong(guard: Disowned) -> None:
     """Have a guard taken off its pool in every process that is forked from this one."""
     _guards.add(guard)
 

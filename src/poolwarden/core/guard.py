@@ -24,15 +24,18 @@ from ..worker.memory import identity_of
 from . import belonging
 from .breakage import Breakage
 from .events import Herald
+from .lifecycle import Lifecycle
 from .losses import Losses
 from .pool_memory import PoolMemory
 from .ports import Host
 from .preload import preload
-from .running_tasks import observe
+from .running_tasks import RunsTasks, observe
 from .standstill import Standstill
-from .start_limits import Breaker
-from .tickets import VERDICT, Ticket, Tickets
+from .start_limits import StartLimiter
+from .ticket import Ticket
+from .tickets import VERDICT, Tickets
 from .timeouts import Deadlines
+from .worker_table import WorkerTable
 from .workers import Worker
 
 log = logging.getLogger("poolwarden")
@@ -43,22 +46,19 @@ CLOSE_BOUND = 5.0
 BURIAL_BOUND = 0.05
 
 
-class Guard:
+class Guard(RunsTasks):
     """Watches one pool and answers for the workers it loses.
+
+    Makes the other parts, and gives each what it uses; none of them knows it.
 
     Attributes
     ----------
     policy : Policy
         May be replaced at any time; tasks already sent keep the old one.
+    lifecycle : Lifecycle
+        The pool's state.
     births : threading.RLock
-        Held while the host starts workers and while the pool is repaired, so
-        that no worker is half born when the world stops.
-    broken : str or None
-        Why the pool can run nothing any more.
-    closed : bool
-        True once the pool ends; deaths mean nothing then.
-    disowned : bool
-        True in a process that was forked since: the guard is the parent's.
+        That of `lifecycle`.
     deaths : int
         How many workers have ended so far.
     """
@@ -69,31 +69,42 @@ class Guard:
         self.adapter = adapter
         self.policy = policy
         self.name = name
-        self.broken: str | None = None
-        self.closed = self.disowned = False
         self.deaths = 0
         self._handling = False
-        self._retiring = False
-        self._leaving = threading.RLock()
-        self._releasing = threading.Lock()
-        self.births = threading.RLock()
+        self.lifecycle = Lifecycle()
+        self.births = self.lifecycle.births
         self.memory = PoolMemory(workers, adapter.pickler_name)
         payload.listeners[self.memory.name] = self._on_note
         self.tickets = Tickets(self.memory, adapter)
-        self.breaker = Breaker(self)
-        self.deadlines = Deadlines(self)
-        self.standstill = Standstill(self)
-        self._workers: dict[int, Worker] = {}  # by id() of the host's process object
+        self._workers = WorkerTable()
+        self.breaker = StartLimiter(self.live_workers)
+        self.deadlines = Deadlines(
+            self.tickets, self.live_workers, lambda: self.policy.startup_timeout, self._wake_at
+        )
+        self.standstill = Standstill(
+            self.tickets, self.live_workers, call_later=self.call_later, repair=self.repair, tell=self.tell
+        )
         self._oom = OomWatch()
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._burials = threading.Condition()
         # Not shared with any process. Re-entrant: the last reference to a pool
         # may be dropped in the watchdog's own thread.
         self._watching = threading.RLock()
-        self._breakage = Breakage(self)
-        # Last: it looks at the guard from another thread.
-        self._observers = observe(self)
-        self._losses = Losses(self, self._oom, self._observers)
+        self._breakage = Breakage(self.lifecycle, adapter, self.live_workers)
+        # Last: they look at the guard from other threads.
+        self._observers = observe(self, adapter.name)
+        self._losses = Losses(
+            self.tickets,
+            adapter,
+            self.breaker,
+            self._oom,
+            self._observers,
+            self.births,
+            call_later=self.call_later,
+            tell=self.tell,
+            break_pool=self.break_pool,
+        )
+        self.deliver_last_outcome = self._losses.deliver_last_outcome
         self.herald = Herald(name, self._observers)
         belonging.belong(self)
 
@@ -102,16 +113,34 @@ class Guard:
         """Names the pool to its workers, in every message."""
         return self.memory.name
 
+    @property
+    def broken(self) -> str | None:
+        """Why the pool can run nothing any more, None if it can."""
+        return self.lifecycle.broken
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pool ends; deaths mean nothing then."""
+        return self.lifecycle.closed
+
+    @property
+    def disowned(self) -> bool:
+        """Whether this process was forked since: the guard is the parent's."""
+        return self.lifecycle.disowned
+
+    def _wake_at(self, when: float) -> None:
+        watchdog().schedule(self, when)
+
     # Called by hosts.
 
     def born(self, process: Any, *, older: bool = False) -> None:
         """Watch a worker that has just been started (or is older than the guard)."""
-        if self.closed or id(process) in self._workers:
+        if self.closed or self._workers.has(process):
             return
         self.memory.note_started(process)
         place = self.memory.adopt(process) if older else self.memory.place_of(process)
         worker = Worker(process, place, older=older)
-        self._workers[id(process)] = worker
+        self._workers.add(worker)
         for observer in self._observers:
             observer.worker_started(worker.pid)
         self._oom.note(worker.pid)
@@ -200,17 +229,15 @@ class Guard:
         To fork takes milliseconds during which no other thread runs, so a
         replacement that is started at once delays the news of the death.
         """
-        if any(worker.has_ended() for worker in self.live_workers()):
+        if self._workers.has_ended_ones():
             with self._burials:
                 wait_for(
-                    self._burials,
-                    lambda: self.closed or not any(worker.has_ended() for worker in self.live_workers()),
-                    BURIAL_BOUND,
+                    self._burials, lambda: self.closed or not self._workers.has_ended_ones(), BURIAL_BOUND
                 )
 
     def live_workers(self) -> list[Worker]:
         """Return the workers whose end has not been reported."""
-        return list(self._workers.values())
+        return self._workers.live()
 
     def fail(self, ticket: Ticket, error: BaseException) -> None:
         """Answer a task with an error of ours."""
@@ -242,7 +269,13 @@ class Guard:
 
     def break_pool(self, reason: str, exit: WorkerExit | None = None, text: str | None = None) -> None:
         """Give up: answer every open task, and refuse new ones."""
-        self._breakage.end(reason, exit, text)
+        if not self._breakage.end(reason, exit, text):
+            return
+        self.tell("pool_broken", detail=reason, exit=exit)
+        for ticket in list(self.tickets.open.values()):
+            if ticket.verdict is None:
+                self.fail(ticket, self._breakage.error(ticket))
+        self.adapter.on_broken()
 
     def dismiss_strays(self) -> None:
         """Make workers leave that the host has lost sight of, after their task.
@@ -267,28 +300,27 @@ class Guard:
 
     def retire(self) -> None:
         """Go on for what is on its way, and have `Host.answered_all` called behind it."""
-        self._retiring = True
+        self.lifecycle.begin_unguard()
         self.look_for_end()
 
     @property
     def is_retiring(self) -> bool:
         """Whether the pool was unguarded, and only what is on its way is guarded still."""
-        return self._retiring
+        return self.lifecycle.unguarding
 
     def look_for_end(self) -> None:
         """End the guard of a pool that was unguarded, if nothing is on its way any more."""
-        if not self._retiring:
+        if not self.lifecycle.unguarding:
             return
-        with self._leaving:
-            if self._retiring and not self.closed and not self.tickets.open:
+        with self.lifecycle.leaving:
+            if self.lifecycle.unguarding and not self.closed and not self.tickets.open:
                 self.adapter.answered_all()
 
     def stay(self, policy: Policy) -> bool:
         """Take `retire` back; False if it is too late."""
-        with self._leaving:
-            self._retiring = self._retiring and self.closed
+        with self.lifecycle.leaving:
             self.policy = policy
-            return not self.closed
+            return self.lifecycle.take_back()
 
     def tell(self, kind: str, **fields: Any) -> None:
         """Report an event to the logger and to ``on_event``."""
@@ -296,16 +328,13 @@ class Guard:
 
     def stop_watching(self) -> None:
         """Take deaths for what they are meant to be: the pool is ending."""
-        self.closed = True
+        self.lifecycle.end()
         watchdog().forget(self)
 
     def disown(self) -> None:
         """Take the guard off its pool, in a process that was forked; waits for nothing, removes nothing."""
-        if self.disowned:
+        if not self.lifecycle.disown():
             return
-        self.closed = self.disowned = True
-        # What is to be released is the parent's.
-        self._releasing.acquire(blocking=False)
         self.tickets.disown()
         for worker in self.live_workers():
             belonging.forget_child(worker.process)
@@ -314,7 +343,7 @@ class Guard:
 
     def close(self) -> None:
         """Release everything; the pool has ended. Twice is no error."""
-        if not self._releasing.acquire(blocking=False):
+        if not self.lifecycle.release():
             return
         self.stop_watching()
         # The watchdog may be in the middle of a death; what it does is bounded.
@@ -345,16 +374,22 @@ class Guard:
             if self.closed:
                 return
             # Not those that were answered for before the interruption.
-            left = [worker for worker in workers if id(worker.process) in self._workers]
-            suspect = [self._losses.bury(worker) for worker in left]
+            left = [worker for worker in workers if self._workers.has(worker.process)]
+            suspect = [self._bury(worker) for worker in left]
             with self._burials:
                 self._burials.notify_all()
             if interrupted or any(suspect):
                 self.repair()
             self.adapter.nudge()
-            if not self._workers:
+            if self._workers.is_empty():
                 self.adapter.workers_are_gone()
             self._handling = False
+
+    def _bury(self, worker: Worker) -> bool:
+        self.deaths += 1
+        suspect = self._losses.bury(worker)
+        self.drop(worker)
+        return suspect
 
     def on_deadline(self) -> None:
         """Stop what is overdue."""
@@ -404,17 +439,6 @@ class Guard:
         self._later.clear()
         self.break_pool(f"poolwarden failed ({type(error).__name__}); this is a bug in poolwarden")
 
-    def deliver_last_outcome(self, worker: Worker) -> None:
-        """Deliver the outcome in a dead worker's record.
-
-        It may have been sent already; then it arrives first, and this one is
-        dropped because the ticket is closed.
-        """
-        number, kind, data = worker.outcome()
-        ticket = self.tickets.open.get(number)
-        if ticket is not None:
-            self.adapter.deliver(ticket, kind, data)
-
     def drop(self, worker: Worker) -> None:
         """Forget a worker that has been answered for."""
         for observer in self._observers:
@@ -424,6 +448,6 @@ class Guard:
         worker.close()
         # Should something be raised before this, all of that is done once more; and its place in the
         # memory is never given back twice.
-        self._workers.pop(id(worker.process), None)
+        self._workers.remove(worker)
         if worker.place is not None:
             self.memory.release(worker.place)

@@ -9,26 +9,29 @@ from __future__ import annotations
 
 import pickle
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import clock
 from ..records import WorkerExit
 from ..system.watchdog import watchdog
 from ..worker import envelope, ledger
 from . import error_texts
+from .deaths import ADOPTED, FAILED_START, IDLE, Death, examine
 from .diagnosis import Evidence, diagnose
 from .observing import PoolObserver
+from .ports import Host
 from .printed import own_traceback
 from .running_tasks import running
+from .start_limits import StartLimiter
 from .stop_world import LOCK_BOUND, wait_until
-from .tickets import VERDICT, Ticket
+from .ticket import Ticket
+from .tickets import VERDICT, Tickets
 from .workers import Snapshot, Worker
 
 if TYPE_CHECKING:
     from ..system.out_of_memory import OomWatch
-    from .guard import Guard
 
 _SIGCHLD = getattr(signal, "SIGCHLD", signal.SIGTERM)
 #: Seconds that the exit code of a worker may take to be known. It comes within
@@ -44,9 +47,6 @@ _NOTES_BOUND = 0.5
 _HOOKS_BOUND = 2.0
 #: Signals for which faulthandler writes a stack.
 _CRASHES = ("SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
-#: Phases in which a dead worker may have held a lock of the pool. Not STARTING
-#: and FAILED: the host's loop has not begun.
-_SUSPECT = (ledger.READY, ledger.DONE)
 
 
 class Losses:
@@ -54,85 +54,127 @@ class Losses:
 
     Parameters
     ----------
-    guard : Guard
-        The pool's.
+    tickets : Tickets
+        The pool's tasks.
+    host : Host
+        Takes the answers.
+    starts : StartLimiter
+        Counts deaths in a row.
     oom : OomWatch
         Knows the workers.
     observers : sequence of PoolObserver
         Who is told what dead workers ran.
+    births : lock
+        Held while the host starts workers.
+    call_later, tell, break_pool : callable
+        Have something done in the watchdog's thread; tell of an event; give the pool up.
     """
 
-    def __init__(self, guard: Guard, oom: OomWatch, observers: Sequence[PoolObserver]) -> None:
-        self._guard = guard
+    def __init__(
+        self,
+        tickets: Tickets,
+        host: Host,
+        starts: StartLimiter,
+        oom: OomWatch,
+        observers: Sequence[PoolObserver],
+        births: Any,
+        *,
+        call_later: Callable[[float, Callable[[], None]], None],
+        tell: Callable[..., None],
+        break_pool: Callable[[str, WorkerExit, str | None], None],
+    ) -> None:
+        self._tickets = tickets
+        self._host = host
+        self._starts = starts
         self._oom = oom
         self._observers = observers
+        self._births = births
+        self._call_later = call_later
+        self._tell = tell
+        self._break_pool = break_pool
 
     def bury(self, worker: Worker) -> bool:
         """Answer for one dead worker; return whether the plumbing is suspect."""
-        guard = self._guard
-        guard.deaths += 1
         if worker.is_told or worker.is_unknown():
             # What it has told, if it has no record, is on its way through the host's pipe.
             watchdog().make_way()
-            guard.adapter.catch_up(_NOTES_BOUND)
+            self._host.catch_up(_NOTES_BOUND)
         seen = worker.snapshot()
-        bound = _UNKNOWABLE_BOUND if _is_reaped_by_kernel(worker) else _EXIT_CODE_BOUND
-        code = worker.exit_code(_SOON, reap=not guard.adapter.reaps)
+        code = self._exit_code(worker)
+        death = self._examine(worker, seen, code)
+        if death.loses:
+            self._lose_task(worker, seen, code)
+        elif death.delivers:
+            self.deliver_last_outcome(worker)
+        if death.told == ADOPTED:
+            detail = f"worker {worker.pid}, older than the guard, died; what it did is not known"
+            self._tell("worker_lost", pid=worker.pid, exit=self._diagnose(worker, code), detail=detail)
+        elif death.told == IDLE:
+            detail = f"worker {worker.pid} died while idle"
+            self._tell("worker_lost", pid=worker.pid, exit=self._diagnose(worker, code), detail=detail)
+        elif death.told == FAILED_START:
+            self._note_failed_start(worker, seen, code)
+        self._host.buried(worker, seen)
+        return death.suspect
+
+    def _exit_code(self, worker: Worker) -> int | None:
+        code = worker.exit_code(_SOON, reap=not self._host.reaps)
         if code is None:
             watchdog().make_way()
-            code = worker.exit_code(bound, reap=not guard.adapter.reaps)
+            bound = _UNKNOWABLE_BOUND if _is_reaped_by_kernel(worker) else _EXIT_CODE_BOUND
+            code = worker.exit_code(bound, reap=not self._host.reaps)
         worker.settle_exit_code(code)
         # Somebody who reaps our processes may be about to reap this one.
-        guard.call_later(0.2, lambda: worker.settle_exit_code(code))
-        suspect = self._may_have_left_a_lock(worker)
-        if seen.phase == ledger.RUNNING and worker.outcome()[0] == seen.ticket:
+        self._call_later(0.2, lambda: worker.settle_exit_code(code))
+        return code
+
+    def _examine(self, worker: Worker, seen: Snapshot, code: int | None) -> Death:
+        held_lock = self._may_have_left_a_lock(worker)
+        for_repair = worker.killed is not None and worker.killed.reason == "repair"
+        return examine(
+            seen.phase,
+            older=worker.older,
             # It died between storing the outcome and saying so.
-            guard.deliver_last_outcome(worker)
-        elif seen.phase == ledger.RUNNING:
-            self._lose_task(worker, seen, code)
-        elif seen.phase in (ledger.DONE, ledger.LEFT):
-            guard.deliver_last_outcome(worker)
-        of_repair = worker.killed is not None and worker.killed.reason == "repair"
-        if of_repair or self._has_left(worker, seen, code):
-            suspect = False
-        else:
-            older = worker.older and seen.phase == ledger.UNBORN
-            unasked = seen.phase == ledger.LEFT and not guard.adapter.may_worker_leave(code)
-            idle = seen.phase in _SUSPECT or unasked
-            suspect = suspect or idle or older
-            if older:
-                detail = f"worker {worker.pid}, older than the guard, died; what it did is not known"
-                guard.tell("worker_lost", pid=worker.pid, exit=self._diagnose(worker, code), detail=detail)
-            elif idle or seen.phase in (ledger.UNBORN, ledger.STARTING, ledger.FAILED):
-                self._note_idle_death(worker, seen, code)
-        guard.adapter.buried(worker, seen)
-        guard.drop(worker)
-        return suspect
+            stored=worker.outcome()[0] == seen.ticket,
+            for_repair=for_repair,
+            told_to_leave=not for_repair and self._has_left(worker, seen, code),
+            may_leave=seen.phase == ledger.LEFT and self._host.may_worker_leave(code),
+            held_lock=held_lock,
+        )
+
+    def deliver_last_outcome(self, worker: Worker) -> None:
+        """Deliver the outcome in a dead worker's record.
+
+        It may have been sent already; then it arrives first, and this one is
+        dropped because the ticket is closed.
+        """
+        number, kind, data = worker.outcome()
+        ticket = self._tickets.open.get(number)
+        if ticket is not None:
+            self._host.deliver(ticket, kind, data)
 
     def _may_have_left_a_lock(self, worker: Worker) -> bool:
         """Return whether a worker may have died in the middle of a note or an outcome, with that lock."""
         if worker.place is None or worker.is_told:
             # All that it has told was read above: if it had that lock, it has it still.
-            return not wait_until(lambda: not self._guard.adapter.is_somebody_sending(), LOCK_BOUND)
+            return not wait_until(lambda: not self._host.is_somebody_sending(), LOCK_BOUND)
         return worker.may_hold_lock()
 
     def _has_left(self, worker: Worker, seen: Snapshot, code: int | None) -> bool:
         """Return whether a worker that never joined was told to leave: there was nothing for it to do."""
-        guard = self._guard
         if not (worker.older and seen.phase == ledger.UNBORN and code == 0):
             return False
         # The guard is told of such workers before the host is hooked up. A repair is bounded as well.
         watchdog().make_way()
-        if not guard.births.acquire(timeout=_HOOKS_BOUND):
+        if not self._births.acquire(timeout=_HOOKS_BOUND):
             return False
         try:
-            return guard.adapter.may_worker_leave(code) and not guard.adapter.has_older_tasks()
+            return self._host.may_worker_leave(code) and not self._host.has_older_tasks()
         finally:
-            guard.births.release()
+            self._births.release()
 
     def _lose_task(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
-        guard = self._guard
-        ticket = guard.tickets.open.get(seen.ticket)
+        ticket = self._tickets.open.get(seen.ticket)
         # The second time it was interrupted in here: the task is answered, and not sent once more.
         again, worker.losing = worker.losing, True
         if ticket is None or (ticket.verdict is not None and not again):
@@ -150,39 +192,36 @@ class Losses:
             stack = None if worker.killed is None else worker.killed.stack
             limit = ticket.timeout_of(seen.item) or 0.0
             error = error_texts.task_timeout(info, exit, limit, stack, soft=False, chunk=fate)
-            error = guard.adapter.as_host_error(error)
+            error = self._host.as_host_error(error)
             event = "task_timeout"
         else:
             stack = worker.crash_stack() if exit.signal in _CRASHES else None
             ran = _seconds_since(seen.started)
             error = error_texts.worker_lost(info, exit, stack, ran=ran, chunk=fate)
-            error, event = guard.adapter.as_host_error(error), "task_lost"
-            guard.breaker.task_lost()
+            error, event = self._host.as_host_error(error), "task_lost"
+            self._starts.task_lost()
         if ticket.flags & envelope.KEEP:
             ticket.kept = {**ticket.kept, **worker.kept(ticket.number)}
         if again:
             ticket.verdict = ticket.verdict or error
             kind: int | None = VERDICT
         else:
-            kind = guard.tickets.lose(ticket, seen.item, error, retry=event == "task_lost")
+            kind = self._tickets.lose(ticket, seen.item, error, retry=event == "task_lost")
         if kind is None:
-            guard.adapter.resend([ticket])
+            self._host.resend([ticket])
         else:
-            guard.adapter.deliver(ticket, kind, b"")
+            self._host.deliver(ticket, kind, b"")
         if kind is None and seen.item not in ticket.holes:
             event = "task_retried"
-        guard.tell(event, pid=worker.pid, task=info, exit=exit, detail=_first_line(error), stack=stack)
+        self._tell(event, pid=worker.pid, task=info, exit=exit, detail=_first_line(error), stack=stack)
 
-    def _note_idle_death(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
-        guard = self._guard
+    def _note_failed_start(self, worker: Worker, seen: Snapshot, code: int | None) -> None:
         exit = self._diagnose(worker, code)
-        if seen.phase in (*_SUSPECT, ledger.LEFT):
-            guard.tell(
-                "worker_lost", pid=worker.pid, exit=exit, detail=f"worker {worker.pid} died while idle"
-            )
-            return
         text = worker.outcome()[2].decode("utf-8", "replace") if seen.phase == ledger.FAILED else None
-        guard.breaker.start_failed(worker, seen.phase, exit, text)
+        reason = self._starts.start_failed(worker, seen.phase, exit, text)
+        self._tell("init_failed", pid=worker.pid, exit=exit, detail=f"worker {worker.pid} did not get ready")
+        if reason is not None:
+            self._break_pool(reason, exit, text)
 
     def _diagnose(self, worker: Worker, code: int | None) -> WorkerExit:
         killed = None
@@ -199,18 +238,17 @@ class Losses:
 
     def after_soft_timeout(self, ticket: Ticket, data: bytes) -> int | None:
         """Return the kind of outcome to settle; None if the chunk goes on behind the item. Result thread."""
-        guard = self._guard
         text, item, kept = pickle.loads(data)
-        guard.tickets.add_kept(ticket, kept)
+        self._tickets.add_kept(ticket, kept)
         info = ticket.info(item)
         limit = ticket.timeout_of(item) or 0.0
-        error = guard.adapter.as_host_error(
+        error = self._host.as_host_error(
             error_texts.task_timeout(info, None, limit, text, soft=True, chunk=ticket.chunk_fate(item))
         )
-        guard.tell("task_timeout", task=info, detail=_first_line(error), stack=own_traceback(text))
-        following = guard.tickets.lose(ticket, item, error, retry=False)
+        self._tell("task_timeout", task=info, detail=_first_line(error), stack=own_traceback(text))
+        following = self._tickets.lose(ticket, item, error, retry=False)
         if following is None:
-            guard.adapter.resend([ticket])
+            self._host.resend([ticket])
         return following
 
 

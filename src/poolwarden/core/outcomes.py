@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from ..errors import TaskTimeoutError, WorkerLostError
 from ..plaintext import visible
@@ -16,9 +16,7 @@ from ..worker import envelope, payload
 from . import error_texts
 from .codec import Codec
 from .printed import raised
-
-if TYPE_CHECKING:
-    from .tickets import Ticket, Tickets
+from .ticket import Ticket
 
 log = logging.getLogger("poolwarden")
 
@@ -26,8 +24,18 @@ log = logging.getLogger("poolwarden")
 LOSSES: Final = (WorkerLostError, TaskTimeoutError)
 
 
+class Payloads(Protocol):
+    """Knows where large outcomes are."""
+
+    def add_kept(self, ticket: Ticket, place: bytes) -> None:
+        """Take over the results of a chunk's items that lie in its worker's ring."""
+
+    def load(self, kind: int, data: bytes, number: int) -> Any:
+        """Unpickle what an outcome holds; raises whatever that raises."""
+
+
 def decode(
-    ticket: Ticket, kind: int, data: bytes, tickets: Tickets, adapter: Codec
+    ticket: Ticket, kind: int, data: bytes, payloads: Payloads, adapter: Codec
 ) -> tuple[bool, Any]:
     """Return ``(True, result)`` or ``(False, exception)``.
 
@@ -37,7 +45,7 @@ def decode(
         The task that was answered.
     kind, data : int, bytes
         As `worker.envelope.run` returned them.
-    tickets : Tickets
+    payloads : Payloads
         Knows where large outcomes are.
     adapter : Codec
         Makes the exceptions that this host's users know.
@@ -45,9 +53,9 @@ def decode(
     where = kind & (payload.MEMORY | payload.PIECES)
     try:
         if kind == envelope.PARTS:
-            tickets.add_kept(ticket, data)
+            payloads.add_kept(ticket, data)
             return _chunk_results(ticket, adapter)
-        content = tickets.load(where, data, ticket.number)
+        content = payloads.load(where, data, ticket.number)
     except BaseException as error:
         return False, adapter.as_host_error(_unreadable(ticket, error))
     kind -= where

@@ -7,6 +7,7 @@ by `Guard`. pytest's plugin may ask of all pools.
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,32 @@ from .observing import PoolObserver, Running, observers_of
 from .task_names import name_of
 
 if TYPE_CHECKING:
-    from .guard import Guard
-    from .tickets import Ticket
+    from .ticket import Ticket
+    from .tickets import Tickets
     from .workers import Snapshot, Worker
 
 
-def observe(guard: Guard) -> tuple[PoolObserver, ...]:
-    """Return who wants to be told of `guard`'s workers and events."""
+class RunsTasks(ABC):
+    """A guarded pool, as those see it who want to know what it runs."""
+
+    name: str
+    tickets: Tickets
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether it ends."""
+
+    @abstractmethod
+    def live_workers(self) -> list[Worker]:
+        """Return the workers whose end has not been reported."""
+
+
+def observe(pool: RunsTasks, host: str) -> tuple[PoolObserver, ...]:
+    """Return who wants to be told of a pool's workers and events; `host` names its kind."""
     # Weak: an observer's thread must not keep a pool that nobody uses.
-    reference = weakref.ref(guard)
-    return observers_of(guard.name, guard.adapter.name, lambda: _look(reference()))
+    reference = weakref.ref(pool)
+    return observers_of(pool.name, host, lambda: _look(reference()))
 
 
 def running(worker: Worker, seen: Snapshot, ticket: Ticket) -> Running:
@@ -42,30 +59,28 @@ def tasks_now() -> list[tuple[TaskInfo, float]]:
 
     Takes no lock: signal handlers may call it.
     """
-    from .guard import Guard
-
-    guards = [owner for owner in watchdog().owners() if isinstance(owner, Guard) and not owner.closed]
+    pools = [owner for owner in watchdog().owners() if isinstance(owner, RunsTasks) and not owner.closed]
     now = clock.now()
     return [
         (ticket.info(seen.item), now - seen.started / 1e9)
-        for guard in guards
-        for _, seen, ticket in _running_in(guard)
+        for pool in pools
+        for _, seen, ticket in _running_in(pool)
     ]
 
 
-def _look(guard: Guard | None) -> list[Running] | None:
-    if guard is None or guard.closed:
+def _look(pool: RunsTasks | None) -> list[Running] | None:
+    if pool is None or pool.closed:
         return None
-    return [running(*found) for found in _running_in(guard)]
+    return [running(*found) for found in _running_in(pool)]
 
 
-def _running_in(guard: Guard) -> Iterator[tuple[Worker, Snapshot, Ticket]]:
-    for worker in guard.live_workers():
+def _running_in(pool: RunsTasks) -> Iterator[tuple[Worker, Snapshot, Ticket]]:
+    for worker in pool.live_workers():
         try:
             seen = worker.snapshot()
         except ValueError:
             # It was buried between the list and the look.
             continue
-        ticket = guard.tickets.open.get(seen.ticket)
+        ticket = pool.tickets.open.get(seen.ticket)
         if seen.phase == RUNNING and ticket is not None:
             yield worker, seen, ticket

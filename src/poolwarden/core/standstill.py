@@ -20,15 +20,14 @@ more than once, since the process group may just be stopped and go on.
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from .. import clock
 from ..worker.ledger import READY, RUNNING, STARTING
 from . import stop_world
+from .tickets import Tickets
 from .workers import Kill, Worker
-
-if TYPE_CHECKING:
-    from .guard import Guard
 
 #: Seconds between two looks.
 STEP: Final = 0.5
@@ -46,14 +45,39 @@ BIRTH_BOUND: Final = 60.0
 class Standstill:
     """Looks after the workers of one pool.
 
+    Parameters
+    ----------
+    tickets : Tickets
+        The pool's tasks.
+    live_workers : callable
+        Returns its workers.
+    call_later : callable
+        Has an action called in some seconds, in the watchdog's thread.
+    repair : callable
+        Repairs the plumbing.
+    tell : callable
+        Tells of an event.
+
     Attributes
     ----------
     expected : bool
         Whether a look is arranged for.
     """
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(
+        self,
+        tickets: Tickets,
+        live_workers: Callable[[], list[Worker]],
+        *,
+        call_later: Callable[[float, Callable[[], None]], None],
+        repair: Callable[[], None],
+        tell: Callable[..., Any],
+    ) -> None:
+        self._tickets = tickets
+        self._live_workers = live_workers
+        self._call_later = call_later
+        self._repair = repair
+        self._tell = tell
         self.expected = False
         self._stopped: dict[Worker, int] = {}
         self._stuck: dict[Worker, int] = {}
@@ -62,7 +86,7 @@ class Standstill:
     def expect(self) -> None:
         """Look soon. Any thread."""
         # In this order: interrupted between the two, a second look is arranged for, never none.
-        self._guard.call_later(STEP, self._look)
+        self._call_later(STEP, self._look)
         self.expected = True
 
     def forget(self) -> None:
@@ -71,7 +95,7 @@ class Standstill:
 
     def _look(self) -> None:
         self.expected = False
-        workers = [worker for worker in self._guard.live_workers() if not worker.has_ended()]
+        workers = [worker for worker in self._live_workers() if not worker.has_ended()]
         waiting = self._oldest_waiting(workers)
         if waiting is None and not any(map(_is_being_born, workers)):
             self.forget()
@@ -93,7 +117,7 @@ class Standstill:
     def _oldest_waiting(self, workers: list[Worker]) -> tuple[int, int] | None:
         """Return the number of the oldest task that was sent and not begun, and how often it was sent."""
         begun = stop_world.begun_tickets(workers)
-        for ticket in list(self._guard.tickets.open.values()):
+        for ticket in list(self._tickets.open.values()):
             if ticket.sent and ticket.verdict is None and ticket.number not in begun:
                 return ticket.number, ticket.sendings
         return None
@@ -102,7 +126,7 @@ class Standstill:
         if times == WAKE_AT:
             worker.send(signal.SIGCONT)
             detail = f"worker {worker.pid} was stopped while idle, and tasks waited; it was sent SIGCONT"
-            self._guard.tell("worker_woken", pid=worker.pid, detail=detail)
+            self._tell("worker_woken", pid=worker.pid, detail=detail)
         elif times >= KILL_AT:
             self._replace(worker, "stopped", "was stopped while idle, and SIGCONT did not wake it")
 
@@ -110,7 +134,7 @@ class Standstill:
         if worker.killed is None:
             worker.killed = Kill(reason)
             detail = f"worker {worker.pid} {why}; it is replaced"
-            self._guard.tell("worker_killed", pid=worker.pid, detail=detail)
+            self._tell("worker_killed", pid=worker.pid, detail=detail)
         worker.send(signal.SIGKILL)
 
     def _repair_if_nothing_moves(self, waiting: tuple[int, int], others: list[Worker]) -> None:
@@ -120,7 +144,7 @@ class Standstill:
         self._waits = waiting, times
         # Once for one sending: it may have been answered, and its answer wait for a callback to end.
         if idle and times == REPAIR_AT:
-            self._guard.repair()
+            self._repair()
 
 
 def _is_being_born(worker: Worker) -> bool:

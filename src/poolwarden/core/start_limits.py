@@ -8,17 +8,15 @@ whatever thread starts workers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from ..records import WorkerExit
 from ..system.interruption import make_event
 from ..system.main_module import why_no_import
 from ..worker.ledger import READY, STARTING, UNBORN
 from .printed import type_raised
-
-if TYPE_CHECKING:
-    from .guard import Guard
-    from .workers import Worker
+from .workers import Worker
 
 #: Starts in a row that may fail by themselves before the pool is given up.
 FAILED_STARTS: Final = 5
@@ -31,11 +29,17 @@ KILLED_STARTS: Final = 200
 LONGEST_WAIT: Final = 0.05
 
 
-class Breaker:
-    """Counts deaths in a row of one pool's workers."""
+class StartLimiter:
+    """Counts deaths in a row of one pool's workers.
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    Parameters
+    ----------
+    live_workers : callable
+        Returns the pool's workers.
+    """
+
+    def __init__(self, live_workers: Callable[[], list[Worker]]) -> None:
+        self._live_workers = live_workers
         self._failed = 0
         self._killed = 0
         self._lost = 0
@@ -51,30 +55,26 @@ class Breaker:
         self._lost += 1
         self._failed = self._killed = 0
 
-    def start_failed(self, worker: Worker, phase: int, exit: WorkerExit, text: str | None) -> None:
-        """Count a worker that ended before it was ready; give up if it is one too many."""
-        guard = self._guard
+    def start_failed(self, worker: Worker, phase: int, exit: WorkerExit, text: str | None) -> str | None:
+        """Count a worker that ended before it was ready; return why to give the pool up, if it is to be."""
         self._lost += 1
         timed_out = worker.killed is not None and worker.killed.reason == "startup"
         if exit.signal is None or timed_out or phase == STARTING:
             self._failed += 1
         else:
             self._killed += 1
-        guard.tell("init_failed", pid=worker.pid, exit=exit, detail=f"worker {worker.pid} did not get ready")
-        nobody_ready = all(
-            other.snapshot().phase < READY for other in guard.live_workers() if other is not worker
-        )
-        if timed_out and nobody_ready:
-            guard.break_pool("its workers outran startup_timeout in their initializer", exit, text)
-        elif self._failed >= FAILED_STARTS:
-            reason = _why(worker, phase, exit, text)
-            guard.break_pool(f"{reason}, {self._failed} times in a row", exit, text)
-        elif self._killed >= KILLED_STARTS:
-            guard.break_pool(f"{self._killed} workers in a row were killed while they started", exit, text)
+        others = [other for other in self._live_workers() if other is not worker]
+        if timed_out and all(other.snapshot().phase < READY for other in others):
+            return "its workers outran startup_timeout in their initializer"
+        if self._failed >= FAILED_STARTS:
+            return f"{_why(worker, phase, exit, text)}, {self._failed} times in a row"
+        if self._killed >= KILLED_STARTS:
+            return f"{self._killed} workers in a row were killed while they started"
+        return None
 
     def wait_before_birth(self) -> None:
         """Wait a little when workers die one after the other; at most `LONGEST_WAIT`."""
-        spare = self._lost - 2 * max(1, len(self._guard.live_workers()) + 1)
+        spare = self._lost - 2 * max(1, len(self._live_workers()) + 1)
         if spare > 0:
             self._closing.wait(min(0.001 * 2 ** min(spare, 10), LONGEST_WAIT))
 

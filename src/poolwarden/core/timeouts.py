@@ -12,19 +12,17 @@ successor to be killed.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from .. import clock
 from ..system.watchdog import watchdog
 from ..worker.ledger import ARMED_SOFT, ARMED_STACK, READY, RUNNING, UNBORN
 from ..worker.signals import SOFT_SIGNAL, STACK_SIGNAL
 from .stop_world import freeze, thaw, wait_until
+from .ticket import Ticket
+from .tickets import Tickets
 from .workers import Kill, Snapshot, Worker
-
-if TYPE_CHECKING:
-    from .guard import Guard
-    from .tickets import Ticket
 
 #: Seconds for faulthandler to write the stacks; it takes well under 1 ms where there is a core for it.
 STACK_BOUND: Final = 0.2
@@ -33,17 +31,38 @@ CANCEL_STEP: Final = 0.005
 
 
 class Deadlines:
-    """The time limits of one pool's tasks and worker starts."""
+    """The time limits of one pool's tasks and worker starts.
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    Parameters
+    ----------
+    tickets : Tickets
+        The pool's tasks.
+    live_workers : callable
+        Returns its workers.
+    startup_timeout : callable
+        Returns how many seconds a worker may take to start, None for any number.
+    wake_at : callable
+        Has `look` called at a time (`clock.now`) at the latest.
+    """
+
+    def __init__(
+        self,
+        tickets: Tickets,
+        live_workers: Callable[[], list[Worker]],
+        startup_timeout: Callable[[], float | None],
+        wake_at: Callable[[float], object],
+    ) -> None:
+        self._tickets = tickets
+        self._live_workers = live_workers
+        self._startup_timeout = startup_timeout
+        self._wake_at = wake_at
         self._waiting: tuple[int, float] | None = None
 
     def expect(self, seconds: float) -> None:
         """Look at the records in `seconds` at the latest."""
         # Nothing is kept here of what is scheduled: whoever was interrupted between the one and the
         # other left a pool whose timeouts never came.
-        watchdog().schedule(self._guard, clock.now() + seconds)
+        self._wake_at(clock.now() + seconds)
 
     def look(self) -> None:
         """Stop what is overdue and arrange for the next look."""
@@ -57,7 +76,7 @@ class Deadlines:
                 self.expect(due - now)
         limits = [
             ticket.timeout
-            for ticket in list(self._guard.tickets.open.values())
+            for ticket in list(self._tickets.open.values())
             if ticket.timeout is not None and not ticket.called_off
         ]
         if limits:
@@ -67,9 +86,9 @@ class Deadlines:
             self._stop(overdue)
 
     def _running(self) -> Iterator[tuple[Worker, Ticket, Snapshot]]:
-        for worker in self._guard.live_workers():
+        for worker in self._live_workers():
             seen = worker.snapshot()
-            ticket = self._guard.tickets.open.get(seen.ticket)
+            ticket = self._tickets.open.get(seen.ticket)
             # One that was killed already may take a while to end.
             if (
                 worker.killed is None
@@ -117,11 +136,11 @@ class Deadlines:
         thaw(worker for worker in frozen if worker.killed is None)
 
     def _look_at_starts(self, now: float) -> None:
-        limit = self._guard.policy.startup_timeout
+        limit = self._startup_timeout()
         if limit is None:
             return
         stuck = []
-        for worker in self._guard.live_workers():
+        for worker in self._live_workers():
             phase = worker.snapshot().phase
             if phase >= READY or worker.killed is not None:
                 continue
@@ -141,11 +160,11 @@ class Deadlines:
             worker.send(signal.SIGKILL)
 
     def _finds_no_taker(self, now: float, limit: float) -> bool:
-        busy = {worker.snapshot().ticket for worker in self._guard.live_workers()}
+        busy = {worker.snapshot().ticket for worker in self._live_workers()}
         waiting = min(
             (
                 number
-                for number, ticket in list(self._guard.tickets.open.items())
+                for number, ticket in list(self._tickets.open.items())
                 if ticket.sent and number not in busy
             ),
             default=None,

@@ -196,7 +196,7 @@ class LokyExecutor(ExecutorAdapter):
             self.errors.is_killing = True
             self.guard.stop_watching()
             # What is pending is answered with this.
-            self.guard.broken = self.guard.broken or "it was shut down with kill_workers=True"
+            self.guard.lifecycle.broken = self.guard.broken or "it was shut down with kill_workers=True"
         super().flag_shutting_down()
 
     def _let_go(self) -> None:
