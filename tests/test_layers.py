@@ -35,9 +35,6 @@ FLOORS = (
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-#: Rooms in which modules still need each other, and how many at most.
-KNOWN_CIRCLES = {"core": 8}
-
 #: Libraries with pools are imported by the rooms of hosts alone.
 LIBRARIES = {"multiprocessing.pool", "concurrent.futures.process", "loky", "joblib", "multiprocess"}
 #: Rooms that name one: to show it, to choose it, or (`errors`) to inherit from what it raises.
@@ -151,10 +148,7 @@ def circles() -> list[set[str]]:
 
 
 def test_no_modules_need_each_other() -> None:
-    for circle in circles():
-        rooms = {room_of(module) for module in circle}
-        assert len(rooms) == 1, sorted(circle)
-        assert len(circle) <= KNOWN_CIRCLES.get(rooms.pop(), 0), sorted(circle)
+    assert [sorted(circle) for circle in circles()] == []
 
 
 @pytest.mark.parametrize(
