@@ -122,16 +122,15 @@ def _make_loky(start: str, timeout: float | None) -> Any:
 
 
 def _make_joblib(start: str, timeout: float | None) -> Any:
-    from joblib import Parallel, parallel_config
-
-    with parallel_config("poolwarden", inner=start, **({} if timeout is None else {"timeout": timeout})):
-        return Parallel(n_jobs=2)
+    return {"inner": start} if timeout is None else {"inner": start, "timeout": timeout}
 
 
-def _joblib_submit(parallel: Any, number: int) -> Any:
-    from joblib import delayed
+def _joblib_submit(options: Any, number: int) -> Any:
+    from joblib import Parallel, delayed, parallel_config
 
-    return parallel(delayed(square)(n) for n in range(number, number + 4))
+    with parallel_config("poolwarden", **options):
+        # A new one each time: one that was interrupted says that it is running still, as the bare one does.
+        return Parallel(n_jobs=2)(delayed(square)(n) for n in range(number, number + 4))
 
 
 def _joblib_end(parallel: Any) -> None:
@@ -236,7 +235,7 @@ def run(host: Host, start: str, timeout: float | None, count: int, seed: int) ->
     endings, answered, pools = itertools.cycle(host.endings), 0, 0
     ends_in: list[float] = []
     while storm.hits < count:
-        faulthandler.dump_traceback_later(4 * BOUND, exit=True)
+        faulthandler.dump_traceback_later(BOUND, exit=True)
         storm.pool, pools = host.make(start, timeout), pools + 1
         until = min(count, storm.hits + POOL)
         while storm.hits < until:
@@ -247,7 +246,7 @@ def run(host: Host, start: str, timeout: float | None, count: int, seed: int) ->
             for number, handle in accepted:
                 assert host.result(handle, number), f"a wrong answer for {number}"
             answered += len(accepted)
-            faulthandler.dump_traceback_later(4 * BOUND, exit=True)
+            faulthandler.dump_traceback_later(BOUND, exit=True)
         assert host.result(host.submit(storm.pool, 7), 7)
         started = time.monotonic()
         next(endings)(storm.pool)

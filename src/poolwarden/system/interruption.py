@@ -10,9 +10,14 @@ tells which it is.
 
 from __future__ import annotations
 
+import _thread
+import queue
 import sys
 import threading
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+_Value = TypeVar("_Value")
 
 _OURS: Final = frozenset({"poolwarden", "multiprocess"}) | sys.stdlib_module_names
 
@@ -33,6 +38,43 @@ def protect(condition: Any) -> None:
     """Make a condition of a host's such a one; any other kind is left alone."""
     if type(condition) is threading.Condition:
         condition.__class__ = Condition
+
+
+def uninterrupted(step: Callable[[], _Value]) -> _Value:
+    """Call `step` in a thread of its own, where no signal handler comes between; return or raise as it does.
+
+    A handler that raises ends the wait for it, not the step.
+    """
+    answer: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def take() -> None:
+        try:
+            answer.put((True, step()))
+        except BaseException as error:
+            answer.put((False, error))
+
+    def start() -> None:
+        try:
+            threading.Thread(target=take, name="poolwarden-step", daemon=True).start()
+        except BaseException:
+            # There is no room for it: then here.
+            take()
+
+    try:
+        # In one call of C: a handler that raises in ``Thread.start`` spoils it.
+        _thread.start_new_thread(start, ())
+    except RuntimeError:
+        # The interpreter ends, and starts no more threads (3.12).
+        return step()
+    ok, value = answer.get()
+    if ok:
+        done: _Value = value
+        return done
+    try:
+        raise value
+    finally:
+        # Or the frame and the error keep each other until a collection.
+        del value
 
 
 def make_event() -> threading.Event:
