@@ -29,7 +29,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from poolwarden import guard
+import poolwarden
 
 #: Seconds for the answers of one batch, and for one pool to end.
 BOUND = 60.0
@@ -67,6 +67,14 @@ class Slow:
 def square(value: Any) -> int:
     number: int = value.number if isinstance(value, Slow) else value
     return number * number
+
+
+#: Whether the hosts are tried as they are, to compare.
+bare = False
+
+
+def guard(pool: Any, timeout: float | None) -> Any:
+    return pool if bare else poolwarden.guard(pool, timeout=timeout)
 
 
 @dataclass
@@ -118,7 +126,7 @@ def _make_loky(start: str, timeout: float | None) -> Any:
     from loky import ProcessPoolExecutor as Loky
     from loky.backend.context import get_context
 
-    return guard(Loky(2, context=get_context(start)), timeout=timeout)
+    return guard(Loky(2, context=get_context(start)), timeout)
 
 
 def _make_joblib(start: str, timeout: float | None) -> Any:
@@ -128,7 +136,7 @@ def _make_joblib(start: str, timeout: float | None) -> Any:
 def _joblib_submit(options: Any, number: int) -> Any:
     from joblib import Parallel, delayed, parallel_config
 
-    with parallel_config("poolwarden", **options):
+    with parallel_config("loky") if bare else parallel_config("poolwarden", **options):
         # A new one each time: one that was interrupted says that it is running still, as the bare one does.
         return Parallel(n_jobs=2)(delayed(square)(n) for n in range(number, number + 4))
 
@@ -141,16 +149,14 @@ def _joblib_end(parallel: Any) -> None:
 
 HOSTS = {
     "pool": Host(
-        lambda start, timeout: guard(multiprocessing.get_context(start).Pool(2), timeout=timeout),
+        lambda start, timeout: guard(multiprocessing.get_context(start).Pool(2), timeout),
         _pool_submit,
         _pool_result,
         [_close_and_join, lambda pool: pool.terminate(), lambda pool: pool.__exit__(None, None, None)],
         [lambda pool: pool.apply_async(square, (3,)), lambda pool: pool.map_async(square, range(3))],
     ),
     "executor": Host(
-        lambda start, timeout: guard(
-            ProcessPoolExecutor(2, multiprocessing.get_context(start)), timeout=timeout
-        ),
+        lambda start, timeout: guard(ProcessPoolExecutor(2, multiprocessing.get_context(start)), timeout),
         _executor_submit,
         _future_result,
         [lambda pool: pool.shutdown(), lambda pool: pool.shutdown(wait=True, cancel_futures=True)],
@@ -266,13 +272,16 @@ def main() -> None:
     parser.add_argument("--start", default=None, help="start method; for joblib the inner backend")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--timeout", type=float, default=None, help="set as the pool's timeout")
+    parser.add_argument("--bare", action="store_true", help="leave the pool unguarded, to compare")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     args = parser.parse_args()
+    global bare
+    bare = args.bare
     start = args.start or ("fork" if args.host in ("pool", "executor") else "loky")
     started = time.monotonic()
     found = run(HOSTS[args.host], start, args.timeout, args.count, args.seed)
     said = ", ".join(f"{value} {name}" for name, value in found.items())
-    how = f"{args.host} {start} timeout={args.timeout} seed={args.seed}"
+    how = f"{'bare ' * bare}{args.host} {start} timeout={args.timeout} seed={args.seed}"
     print(f"{how}: {said}, {time.monotonic() - started:.0f} s")
 
 

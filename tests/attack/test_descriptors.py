@@ -177,7 +177,6 @@ class Descriptors(ContractBase):
             host.result(handle, 30)
 
 
-
 class TestPool(Descriptors):
     binding = BindPool
 

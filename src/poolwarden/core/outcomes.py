@@ -6,19 +6,17 @@ never raises: what cannot be unpickled becomes a `PayloadError` of that task.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from ..errors import TaskTimeoutError, WorkerLostError
 from ..plaintext import visible
+from ..system.complaints import complain
 from ..worker import envelope, payload
 from . import error_texts
 from .codec import Codec
 from .printed import raised
 from .ticket import Ticket
-
-log = logging.getLogger("poolwarden")
 
 #: Errors that the option `losses` is for.
 LOSSES: Final = (WorkerLostError, TaskTimeoutError)
@@ -131,9 +129,9 @@ def in_its_place(losses: str | Callable[[Any], Any], error: BaseException) -> tu
             return False, error.with_traceback(trace)
         why.__cause__ = why.__cause__ or error
         return False, why.with_traceback(why.__traceback__ and why.__traceback__.tb_next)
-    except BaseException:
+    except BaseException as why:
         # An exit would end the thread that delivers results, or the caller's program.
-        log.exception("poolwarden: the callable given as losses exited; the loss is raised")
+        complain("poolwarden: the callable given as losses exited; the loss is raised", why)
         return False, error
 
 

@@ -3,7 +3,8 @@
 `Thread.start` waits until the new thread says that it has begun, and a thread that
 ends with its first step never says so. What a tool raises in the thread that starts
 it can land there: before Python 3.12 the new thread has, for a moment, the ident of
-the one that starts it (source: ``new_threadstate`` in ``Python/pystate.c``).
+the one that starts it (source: ``new_threadstate`` in ``Python/pystate.c``). Nor is it
+started in the main thread, where a signal handler that raises would spoil the start.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import threading
 from typing import Any, Final
 
-from .interruption import protect
+from .interruption import protect, start_thread
 
 #: Seconds for a thread to begin; it takes well under a millisecond. One that begins later is one too many,
 #: which whoever starts it must bear.
@@ -41,7 +42,7 @@ def start(thread: threading.Thread) -> None:
     """
     unsafe: Any = thread
     unsafe._started = _Begun()
-    thread.start()
+    start_thread(thread)
     if thread.ident is None:
         with contextlib.suppress(AttributeError):
             # If it stayed here, it would be counted as a thread for ever.

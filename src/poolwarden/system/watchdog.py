@@ -231,8 +231,9 @@ class Watchdog:
                 self._thread = None
                 return False
             except BaseException:
-                # Ctrl-C, in the thread that asks; the new one may have begun or not.
-                if attempt == 2:
+                # Something raised in the thread that asks; the new one may have begun or not.
+                if attempt == 2 or threading.current_thread() is threading.main_thread():
+                    # Ctrl-C in the main thread, which does not start it itself: it begins all the same.
                     raise
         return True
 

@@ -27,6 +27,7 @@ from ...core.left_bare import warn_left_bare
 from ...errors import ConfigurationError
 from ...policy import Policy
 from ...system.capabilities import require
+from ...system.interruption import protect
 from ...system.patches import Seam, attributes_of, check_attributes
 from ...system.stepping import in_one_step
 from ...worker.member import birth
@@ -265,6 +266,8 @@ class ExecutorAdapter(ExecutorHost):
         context = getattr(executor, name)
         if not isinstance(context, Context):
             setattr(executor, name, Context(context, self.guard.memory))
+        # The manager thread releases it, submitting threads take it; under some start methods.
+        protect(getattr(getattr(executor, "_idle_worker_semaphore", None), "_cond", None))
         self.submissions.hook()
         self.workers.lock(executor)
         for name, stand_in in self.overrides(executor).items():

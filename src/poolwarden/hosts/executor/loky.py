@@ -117,6 +117,9 @@ class _Workers(WorkerStarts):
         self._starter = SimpleNamespace(**vars(executor))
         self._executor_class = type(executor)
 
+    def is_complete(self, owner: Any) -> bool:
+        return super().is_complete(owner) and getattr(owner, "_executor_manager_thread", True) is not None
+
     def may_leave(self, code: int | None) -> bool:
         # For idleness, for its memory, or because the executor was resized.
         return code == 0 or super().may_leave(code)

@@ -6,6 +6,7 @@ collected, as it would be without a guard.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ...system.forking import no_telling
+from ...system.interruption import start_thread
 from ...system.watchdog import watchdog
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ class ThreadStart(Method):
         """See to what is left of a start that was interrupted, by Ctrl-C say, at an earlier submission."""
         # A thread that was begun says so itself, soon.
         if not thread._started.wait(START_BOUND):
-            thread.start()
+            start_thread(thread)
         self._note_wakeup(thread, executor)
 
     def _start(self) -> None:
@@ -132,6 +134,7 @@ class ThreadStart(Method):
                 thread = thread_class(executor)
                 if executor is self._owner():
                     self._take_thread(thread)
+                    thread.start = functools.partial(_start_once, weakref.ref(thread))
                 return thread
 
             ThreadStart._patched = module, thread_class
@@ -156,6 +159,12 @@ class ThreadStart(Method):
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=ThreadStart.forget)
+
+
+def _start_once(ref: weakref.ref[Any]) -> None:
+    thread: Any = ref()
+    vars(thread).pop("start", None)
+    start_thread(thread)
 
 
 class Shutdown(Method):

@@ -18,6 +18,7 @@ from concurrent.futures._base import PENDING
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from ...core import error_texts
 from ...core.task_names import name_of
 from ...core.tickets import VERDICT, Ticket
 from ...system.complaints import complain
@@ -165,15 +166,22 @@ class WorkItem:
             ticket = guard.tickets.issue(self.work_id, func, call, policy, flags=flags, base=base)
         except BaseException as error:
             # An exit in the user's __reduce__ must not end the manager thread.
-            ticket = guard.tickets.issue(self.work_id, func, (None, (), {}), policy, base=base)
+            name = name_of(func[0] if type(func) is tuple else func)
+            ticket = guard.tickets.issue(self.work_id, name, (None, (), {}), policy, base=base)
             ticket.verdict = error
         ticket.site = self._site
         if ticket.verdict is not None:
             # What goes to a worker in its place may be lost there.
-            guard.fail(ticket, self._shared.errors.unpicklable(ticket.verdict))
+            guard.fail(ticket, self._never_sent(ticket, ticket.verdict))
         # As the bare executor does, so that large arguments can be freed.
         self._func = self._args = self._kwds = None
         return ticket
+
+    def _never_sent(self, ticket: Ticket, error: BaseException) -> BaseException:
+        if isinstance(error, Exception):
+            return self._shared.errors.unpicklable(error)
+        # Raised in the caller's thread as it is, it would end the program there.
+        return self._shared.errors.as_host_error(error_texts.never_sent(ticket.info(), error))
 
     def set_running_or_notify_cancel(self) -> bool:
         """As the future's; a task that is sent again is running already."""

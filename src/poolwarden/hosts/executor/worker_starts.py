@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ...system.complaints import complain
 from ...system.forking import no_telling
+from ...system.interruption import undisturbed, uninterrupted
 from ...system.watchdog import watchdog
 from .stand_ins import Method, Processes
 
@@ -109,6 +110,14 @@ class WorkerStarts:
         """Return whether the host may start workers now, in this thread."""
         return self._guard.broken is None
 
+    def is_complete(self, owner: Any) -> bool:
+        """Return whether the executor, or another owner of its methods, has nothing to start."""
+        return len(getattr(owner, "_processes", None) or ()) >= getattr(owner, "_max_workers", 0)
+
+    def start_method(self, owner: Any) -> str:
+        """Return how the executor starts its workers."""
+        return str(getattr(owner, self.context_name).get_start_method())
+
     # Ends.
 
     def note(self, worker: Worker) -> None:
@@ -202,5 +211,16 @@ class WorkerStart(Method):
         self._lock = guard.births
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        owner: Any = self._owner()
+        if self._starts.is_complete(owner):
+            return self._start(*args, **kwargs)
+        if self._starts.start_method(owner) != "fork":
+            # Half a start, of a worker that is no fork, fails in the worker, and spoils the host's own
+            # helpers: a resource tracker that is starting is waited for for ever.
+            return uninterrupted(lambda: self._start(*args, **kwargs))
+        # Half a fork is a worker that nobody knows. Not in another thread, of which Python would warn.
+        return undisturbed(lambda: self._start(*args, **kwargs))
+
+    def _start(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock, watchdog().no_thread():
             return self.original(*args, **kwargs) if self._starts.may_host_start() else None
