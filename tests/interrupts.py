@@ -130,6 +130,10 @@ def _make_loky(start: str, timeout: float | None) -> Any:
 
 
 def _make_joblib(start: str, timeout: float | None) -> Any:
+    # Before the first signal: nobody can go on with half a module.
+    import joblib
+
+    joblib.Parallel(n_jobs=2)(joblib.delayed(square)(n) for n in range(2))
     return {"inner": start} if timeout is None else {"inner": start, "timeout": timeout}
 
 

@@ -68,8 +68,7 @@ def test_posting_into_a_full_pipe_does_not_wait_and_everything_arrives_in_order(
 
 def test_a_message_behind_a_full_pipe_does_not_overtake(pipe):
     reader, _, mailbox = pipe
-    while not mailbox._waiting:
-        mailbox.post(b"." * LARGE)
+    within(DEADLINE, fill, mailbox)
     mailbox.post(b"last")  # there might be room for so few bytes
     messages = []
     while not messages or messages[-1] != b"last":
@@ -123,18 +122,22 @@ def test_without_a_reader_posting_is_no_error(pipe):
         mailbox.post(b"message")
 
 
-def test_a_reader_that_goes_while_messages_wait_ends_the_waiting(pipe):
-    reader, _, mailbox = pipe
+def fill(mailbox):
+    """Post until there is no room; not in the main thread, which leaves the writing to the watchdog."""
     while not mailbox._waiting:
         mailbox.post(b"." * LARGE)
+
+
+def test_a_reader_that_goes_while_messages_wait_ends_the_waiting(pipe):
+    reader, _, mailbox = pipe
+    within(DEADLINE, fill, mailbox)
     reader.close()
     eventually(lambda: mailbox._closed, "the mailbox closed")
 
 
 def test_closing_drops_what_waits_and_refuses_the_rest(pipe):
     reader, _, mailbox = pipe
-    while not mailbox._waiting:
-        mailbox.post(b"." * LARGE)
+    within(DEADLINE, fill, mailbox)
     mailbox.close()
     mailbox.close()
     mailbox.post(b"too late")
