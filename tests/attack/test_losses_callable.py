@@ -23,7 +23,7 @@ from poolwarden.testing import die, fail, hang, kill_self, only_for
 from tests.contract.base import ContractBase, Pools
 from tests.contract.binding import PoolBinding, Way
 from tests.contract.tasks import square
-from tests.contract.waiting import DEADLINE
+from tests.contract.waiting import DEADLINE, eventually
 from tests.hosts.bind_executor import BindExecutor
 from tests.hosts.bind_pool import BindPool
 
@@ -111,7 +111,7 @@ class CallableLosses(ContractBase):
         error = next(iter(self.indexed_ways(host).values())).call(pool, lost_at(1), [0, 1, 2]).error
 
         assert isinstance(error, WorkerLostError)
-        assert "the callable given as losses exited" in caplog.text
+        eventually(lambda: "the callable given as losses exited" in caplog.text, "it is logged")
         caplog.clear()
 
     def test_it_is_not_asked_about_what_a_task_raised(self, host: PoolBinding, make_pool: Pools) -> None:

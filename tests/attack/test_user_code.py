@@ -13,12 +13,14 @@ and ends: no thread of the host's or of ours ends or blocks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 
 import pytest
 
-from poolwarden import TaskExitError
+from poolwarden import TaskExitError, WorkerLostError, limits
+from poolwarden.testing import kill_self, only_for
 from tests.contract.base import ContractBase
 from tests.contract.binding import Answers
 from tests.contract.tasks import square
@@ -107,6 +109,55 @@ class UserCode(ContractBase):
         assert set(answers.values) <= {1, 9}
 
 
+class BadLimits(ContractBase):
+    """Limits that were checked when they were made, and changed behind that."""
+
+    @pytest.mark.parametrize("overrides", [{"timeout": "soon"}, {"no_such": 1}, None], ids=str)
+    def test_a_bad_value_fails_the_task_and_nothing_else(self, make_pool, host, way, overrides):
+        pool, limited = make_pool(), limits(square, timeout=30)
+        limited.overrides = overrides
+        answers = way.call(pool, limited, [1, 2, 3])
+        assert answers.errors
+        assert not answers.values
+        assert way.call(pool, square, [1, 2, 3]).values == [1, 4, 9]
+
+
+class LossesExit(ContractBase):
+    """``losses=`` with a callable that exits while the log stands still."""
+
+    @pytest.mark.parametrize("exit", [SystemExit, KeyboardInterrupt])
+    def test_a_loss_is_answered_while_a_log_handler_blocks(self, make_pool, host, way, blocked, exit):
+        def losses(error):
+            raise exit(3)
+
+        pool = make_pool(losses=losses)
+        answers = way.call(pool, only_for(1, kill_self(), square), [0, 1, 2])
+        assert all(isinstance(error, WorkerLostError) for error in answers.errors)
+        assert answers.errors
+        assert way.call(pool, square, [1, 2, 3]).values == [1, 4, 9]
+
+
+class TestPoolBadLimits(BadLimits):
+    binding = BindPool
+
+
+class TestExecutorBadLimits(BadLimits):
+    binding = BindExecutor
+
+
+class TestLokyBadLimits(BadLimits):
+    binding = BindLoky
+    variations = 1
+
+
+class TestPoolLosses(LossesExit):
+    binding = BindPool
+
+
+class TestExecutorLosses(LossesExit):
+    binding = BindExecutor
+
+
 class Blocked(logging.Handler):
     """Blocks until it is told to go on."""
 
@@ -117,6 +168,14 @@ class Blocked(logging.Handler):
     def emit(self, record):
         self.may_go_on.wait(DEADLINE)
         raise SystemExit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_loky(warm):
+    """Start what stays for the whole process."""
+    with contextlib.suppress(ImportError):
+        host = BindLoky()
+        host.close(host.make_pool(1))
 
 
 @pytest.fixture
