@@ -11,6 +11,7 @@ tells which it is.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import queue
 import signal
@@ -94,6 +95,11 @@ def _beside(step: Callable[[], _Value], run: Callable[[Callable[[], None]], None
         except BaseException:
             # There is no room for it: then here.
             take()
+        finally:
+            with contextlib.suppress(AttributeError):
+                # A tool that wraps ``Thread.start`` may have asked which thread this is: before Python 3.13
+                # it would be counted as one for ever.
+                threading._active.pop(threading.get_ident(), None)  # type: ignore[attr-defined]
 
     try:
         # In one call of C.
