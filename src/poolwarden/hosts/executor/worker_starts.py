@@ -212,7 +212,9 @@ class WorkerStart(Method):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         owner: Any = self._owner()
-        if self._starts.is_complete(owner):
+        if self._starts.is_complete(owner) or self._lock._is_owned():  # type: ignore[attr-defined]
+            # Complete, or called in the middle of such a call of this thread: another one would wait for the
+            # lock of births, and this thread for it, for ever, if a worker has died since.
             return self._start(*args, **kwargs)
         if self._starts.start_method(owner) != "fork":
             # Half a start, of a worker that is no fork, fails in the worker, and spoils the host's own
