@@ -117,4 +117,8 @@ class Feed:
     def end(self) -> None:
         """End an ``imap`` with the task at hand: its iterable may be endless."""
         if self._set_length is not None:
-            self._tasks = iter(())
+            self.stop()
+
+    def stop(self) -> None:
+        """Have no more tasks: nobody waits for them, and the iterable may be endless."""
+        self._tasks = iter(())

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...core import error_texts
 from ...core.guard import Guard
-from ...core.task_names import Site
+from ...core.task_names import Site, name_of
 from ...core.tickets import Ticket
 from ...worker import envelope
 from ..batch import Batch
@@ -47,13 +47,15 @@ class Issuer:
         self._cache, self._quiet_cache = results.cache, results.quiet_cache
         self._chunks = {module.mapstar: 0, module.starmapstar: envelope.STAR}
 
-    def issue_safely(self, task: Any, feed: Feed) -> Ticket | None:
-        """Issue a task's ticket, whatever its pickling and its attributes do. Task thread."""
+    def issue_safely(self, task: Any, site: Site | None, feed: Feed | None) -> Ticket | None:
+        """Issue a task's ticket, whatever its pickling and its attributes do. Not in the main thread."""
         try:
-            return self.issue(task, feed.site, feed)
+            return self.issue(task, site, feed)
         except BaseException as error:
             # An exit in the user's __reduce__ must not end the task thread.
-            self._fail(task[0], task[1], error, feed.site)
+            job, index, func, args, _ = task
+            is_chunk = type(func) is FunctionType and func in self._chunks
+            self._fail(job, index, error, site, name=name_of(args[0][0] if is_chunk else func))
             return None
 
     def issue(self, task: Any, site: Site | None, feed: Feed | None, is_plain: bool = False) -> Ticket | None:
@@ -62,12 +64,18 @@ class Issuer:
         job, index, func, args, kwds = task
         result = self._cache.get(job)
         if result is None:
+            if feed is not None:
+                feed.stop()
             return None
         take_over(result, guard, self._quiet_cache)
         if func is self.reraise:
             # The user's iterable raised; the bare pool sends the exception to
             # a worker and back.
-            self._fail(job, index, args[0], site, missing=_chunks_of(result) - (index + 1))
+            missing = max(_chunks_of(result) - (index + 1), 0)
+            self._fail(job, index, args[0], site, missing=missing)
+            if feed is not None:
+                # Answered for, or they would be counted a second time at the end of the iterable.
+                feed.count += missing
             return None
         policy = guard.policy
         call: Any
@@ -114,14 +122,24 @@ class Issuer:
             take_over(result, self._guard, self._quiet_cache)
             error = ValueError("the iterable gave fewer items than its len()")
             self._fail(feed.job, feed.count, error, feed.site, missing=missing - 1)
-            feed.count += 1
+            # Answered for: the end may be met again, behind tasks that are sent again.
+            feed.count += missing
 
-    def _fail(self, job: Any, index: int, error: BaseException, site: Site | None, missing: int = 0) -> None:
+    def _fail(
+        self,
+        job: Any,
+        index: int,
+        error: BaseException,
+        site: Site | None,
+        *,
+        name: str = "an iterable of tasks",
+        missing: int = 0,
+    ) -> None:
         """Answer a task that cannot be sent. Task thread."""
         guard = self._guard
-        ticket = guard.tickets.issue((job, index), self.reraise, (None, (), {}), guard.policy)
+        ticket = guard.tickets.issue((job, index), name, (None, (), {}), guard.policy)
         ticket.site = site
-        ticket.missing = max(missing, 0)
+        ticket.missing = missing
         if not isinstance(error, Exception):
             error = error_texts.never_sent(ticket.info(), error)
         guard.fail(ticket, error)

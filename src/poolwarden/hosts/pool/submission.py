@@ -163,7 +163,10 @@ class TaskQueue:
             return waiting
 
     def _send_directly(self, task: Any, site: Site | None, may_interrupt: bool) -> None:
-        ticket = self._issuer.issue(task, site, None, is_plain=may_interrupt)
+        if may_interrupt:
+            ticket = self._issuer.issue(task, site, None, is_plain=True)
+        else:
+            ticket = self._issuer.issue_safely(task, site, None)
         if ticket is None or ticket.verdict is not None:
             return
         message = self._message(ticket)
@@ -219,7 +222,7 @@ class TaskQueue:
                         if gate.again:
                             continue
                         return
-                    own = self._issuer.issue_safely(task, feed)
+                    own = self._issuer.issue_safely(task, feed.site, feed)
                 if self._is_too_heavy():
                     # A look now and then, for the end of the pool.
                     tickets.relief.wait(0.2)
