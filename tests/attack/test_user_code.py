@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -243,6 +244,12 @@ class TestIterables(ContractBase):
             result.get(DEADLINE)
 
 
+def square_behind(path: str, number: int) -> int:
+    """Return the square of a number once a file is there."""
+    eventually(Path(path).exists, "the file")
+    return square(number)
+
+
 @pytest.mark.parametrize("raised", RAISED, ids=lambda kind: getattr(kind, "__name__", "none"))
 class TestPoolCallbacks(ContractBase):
     binding = BindPool
@@ -260,19 +267,20 @@ class TestPoolCallbacks(ContractBase):
 
 @pytest.mark.parametrize("raised", RAISED, ids=lambda kind: getattr(kind, "__name__", "none"))
 class ExecutorCallbacks(ContractBase):
-    def test_a_callback_that_raises_while_a_log_handler_blocks(self, make_pool, host, blocked, raised):
+    def test_a_callback_that_raises_while_a_log_handler_blocks(
+        self, make_pool, host, blocked, raised, tmp_path
+    ):
         pool = make_pool()
-        gate = threading.Event()
 
         def callback(future):
-            gate.wait(DEADLINE)
             raise raised(3)
 
-        for _ in range(3):
-            gate.clear()
-            future = host.submit(pool, square, 2)
+        for number in range(3):
+            gate = tmp_path / str(number)
+            # Not done before it has its callback, which would be called, and raise, right here.
+            future = host.submit(pool, square_behind, str(gate), 2)
             future.add_done_callback(callback)
-            gate.set()
+            gate.touch()
             assert future.result(DEADLINE) == 4
             assert host.result(host.submit(pool, square, 3), DEADLINE) == 9
 
