@@ -117,8 +117,10 @@ def files(folder: Path) -> tuple[Path, Path]:
 
 
 def ran(folder: Path, *command: str) -> Any:
-    # Not this environment's own settings and plugins.
-    kept = {**os.environ, "MYPYPATH": str(SOURCE)}
+    # What is installed is found without it, and mypy refuses to look there on request.
+    kept = dict(os.environ)
+    if SOURCE.name != "site-packages":
+        kept["MYPYPATH"] = str(SOURCE)
     return subprocess.run(
         [sys.executable, "-m", *command], cwd=folder, env=kept, capture_output=True, text=True, timeout=110
     )

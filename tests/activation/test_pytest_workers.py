@@ -242,10 +242,11 @@ class TestHooks:
     def test_leave_no_descriptor(self) -> None:
         node = self.node(_io=SimpleNamespace(popen=SimpleNamespace(pid=os.getpid(), returncode=None)))
         node.gateway.spec.popen = True
-        before = os.listdir("/proc/self/fd")
+        before = set(os.listdir("/proc/self/fd"))
         lines, _ = self.died(node, error="RemoteError\nValueError: x")
         assert "was given up by xdist (ValueError: x)" in lines[0] or "not known" in lines[0]
-        assert os.listdir("/proc/self/fd") == before
+        # A collection may have closed some of the tests before.
+        assert set(os.listdir("/proc/self/fd")) <= before
 
 
 class _Node(SimpleNamespace):

@@ -78,12 +78,12 @@ class Way:
         """Check every item but the failed one: as the host does it when an item raises.
 
         Each item ran once, but for those behind the failed one in its chunk,
-        or in the whole call, which may have been left out; and whoever can have
-        a result has it.
+        and for those that another worker had not begun in a call that is given
+        up as a whole; and whoever can have a result has it.
         """
         for item in range(count):
-            behind = item > failed and (self.cancels or item // self.chunk == failed // self.chunk)
-            allowed = (0, 1) if behind else (1,)
+            behind = item > failed and item // self.chunk == failed // self.chunk
+            allowed = (0, 1) if self.cancels or behind else (1,)
             assert ran.get(str(item), 0) in allowed, f"item {item} ran {ran.get(str(item), 0)} times: {ran}"
         right = [n * n for n in range(count) if n != failed]
         assert set(answers.values) <= set(right)
