@@ -455,6 +455,16 @@ def test_a_broken_pool_answers_every_open_task_with_an_error_of_its_own(pool):
     assert pool.kinds() == ["pool_broken"]
 
 
+def test_a_task_may_have_run_though_its_writer_has_not_come_to_say_so(pool):
+    """The worker was quicker: the thread that wrote the message waits for the interpreter."""
+    ticket = pool.issue()
+    ticket.sent = False
+    ticket.written = []
+    pool.kill(pool.run(ticket))
+    [(_, _, error)] = pool.answer()
+    assert (error.task.attempts, error.may_have_run) == (1, True)
+
+
 @pytest.mark.parametrize(("phase", "may_have_run"), [(ledger.STARTING, False), (ledger.READY, True)])
 def test_whether_a_task_of_a_broken_pool_may_have_run(pool, phase, may_have_run):
     pool.issue()

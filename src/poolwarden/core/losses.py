@@ -179,6 +179,9 @@ class Losses:
         again, worker.losing = worker.losing, True
         if ticket is None or (ticket.verdict is not None and not again):
             return
+        if not ticket.sent:
+            # It has begun, so its message was written; who wrote it may not have come to note that yet.
+            ticket.sent = True
         exit = self._diagnose(worker, code)
         reason = _why_stopped(worker, ticket, seen)
         info, fate = ticket.info(seen.item), ticket.chunk_fate(seen.item)
