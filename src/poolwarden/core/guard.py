@@ -358,10 +358,11 @@ class Guard(RunsTasks):
         finally:
             if acquired:
                 self._watching.release()
-        self.herald.close()
         calls = self.tickets.issued()
         for observer in self._observers:
+            # Before the events, which a handler may hold up: the program may write its report meanwhile.
             observer.close(calls)
+        self.herald.close()
         payload.listeners.pop(self.memory.name, None)
         self.memory.close()
 
