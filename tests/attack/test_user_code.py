@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import threading
 from pathlib import Path
 
@@ -291,3 +292,18 @@ class TestExecutorCallbacks(ExecutorCallbacks):
 
 class TestLokyCallbacks(ExecutorCallbacks):
     binding = BindLoky
+
+
+class ExitsWhenPickled:
+    def __reduce__(self):
+        raise SystemExit(3)
+
+
+@pytest.mark.usefixtures("warm_loky")
+class TestLokyPickling(ContractBase):
+    binding = BindLoky
+
+    def test_an_exit_is_also_what_loky_raises_for_it(self, make_pool, host):
+        with pytest.raises(TaskExitError) as caught:
+            host.result(host.submit(make_pool(), square, ExitsWhenPickled()))
+        assert isinstance(caught.value, pickle.PicklingError)

@@ -11,7 +11,7 @@ import pickle
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
-from ...errors import PayloadError, with_host_error
+from ...errors import PayloadError, PoolWardenError, with_host_error
 
 if TYPE_CHECKING:
     from ...core.guard import Guard
@@ -54,6 +54,10 @@ class ExecutorErrors:
         # would live, with the executor's pipes, until a collection.
         error.__traceback__ = None
         return self.with_remote_traceback(error, text)
+
+    def never_sent(self, error: PoolWardenError) -> BaseException:
+        """Return the error of a call whose pickling exits as the host's callers expect it."""
+        return self.as_host_error(error)
 
     def is_death(self, cause: Any, *args: Any) -> bool:
         """Return whether these arguments of ``terminate_broken`` tell of the death of a worker."""

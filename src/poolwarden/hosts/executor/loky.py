@@ -62,6 +62,10 @@ class LokyErrors(ExecutorErrors):
         text = "".join(format_exception(type(error), error, error.__traceback__))
         return self.with_remote_traceback(wrapped, text)
 
+    def never_sent(self, error: PoolWardenError) -> BaseException:
+        # loky takes an exit for any other exception of the pickling.
+        return with_host_error(error, pickle.PicklingError)
+
     def is_death(self, cause: Any, *args: Any) -> bool:
         return isinstance(cause, self.module.TerminatedWorkerError)
 

@@ -181,7 +181,7 @@ class WorkItem:
         if isinstance(error, Exception):
             return self._shared.errors.unpicklable(error)
         # Raised in the caller's thread as it is, it would end the program there.
-        return self._shared.errors.as_host_error(error_texts.never_sent(ticket.info(), error))
+        return self._shared.errors.never_sent(error_texts.never_sent(ticket.info(), error))
 
     def set_running_or_notify_cancel(self) -> bool:
         """As the future's; a task that is sent again is running already."""
