@@ -27,7 +27,6 @@ EVENT_KINDS: Final = (
     "worker_killed",
     "worker_woken",
     "init_failed",
-    "breaker_open",
 )
 """The values of `Event.kind`; later versions may add some.
 
@@ -43,8 +42,8 @@ EVENT_KINDS: Final = (
     The pool was given up.
 ``init_failed``
     A worker ended before it was ready.
-``worker_killed``, ``breaker_open``
-    Not told by this version.
+``worker_woken``, ``worker_killed``
+    An idle worker stood still while tasks waited; it was woken, or killed and replaced.
 """
 
 

@@ -35,7 +35,6 @@ _KINDS: Final = {
     "worker_killed": "{worker} killed by the guard",
     "init_failed": "{worker} not ready",
     "pool_broken": "{pool} given up",
-    "breaker_open": "{pool} without new workers",
     "pool_repaired": "{repair}",
 }
 _WORDS: Final = ("task", "worker", "pool", "repair")
@@ -48,7 +47,6 @@ _ONE: Final = {
     "worker_killed": "worker killed",
     "init_failed": "not ready",
     "pool_broken": "pool given up",
-    "breaker_open": "no more starts",
 }
 
 

@@ -33,7 +33,6 @@ _MARKS: Final = {
     "task_cancelled": "killed",
     "worker_killed": "killed",
     "pool_broken": "broken",
-    "breaker_open": "broken",
     "pool_repaired": "repaired",
 }
 _SHAPES: Final = {
