@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -125,3 +126,12 @@ class BindElsewhere(BindExecutor):
     start_methods = tuple(
         method for method in ("spawn", "forkserver") if method in multiprocessing.get_all_start_methods()
     )
+
+    def make_pool(self, workers: int = 2, start_method: str | None = None, **options: Any) -> Any:
+        pool = super().make_pool(workers, start_method, **options)
+        for _ in range(5 * workers):
+            # A worker that is idle again before the next task comes takes that one too, and none is started.
+            if "initializer" in options or len(self.worker_pids(pool)) >= workers:
+                break
+            self.submit(pool, time.sleep, 0.05)
+        return pool
