@@ -52,7 +52,7 @@ class _Workers(WorkerStarts):
         return self.maximum(executor)
 
     def start(self, executor: Any) -> None:
-        # Not the executor's own method: shutdown(wait=False) clears what that
+        # The executor's own method does not do here: shutdown(wait=False) clears what it
         # needs, and from 3.13 on it asserts that nobody forks that late.
         process = self._context.Process(target=_host._process_worker, args=self._arguments)
         process.start()

@@ -208,7 +208,7 @@ class LokyExecutor(ExecutorAdapter):
 
     def _let_go(self) -> None:
         executor: Any = self.executor()
-        # Or each guard that the executor has had would wait for the starts of all before it.
+        # Without this each guard that the executor has had would wait for the starts of all before it.
         if (lock := getattr(executor, "_processes_management_lock", None)) is not None:
             executor._processes_management_lock = _original(lock)
         thread = self.manager.thread

@@ -134,7 +134,7 @@ class ManagerThread:
         try:
             result = self._results.recv()
         except BaseException as error:
-            # Of a task that was sent before the guard came.
+            # This is the result of a task that was sent before the guard came.
             return None, True, self._errors.undecodable(error)
         if type(result) is tuple and result[0] == MESSAGE:
             self._messages.handle(*result[1:])

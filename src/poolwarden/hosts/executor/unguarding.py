@@ -89,7 +89,7 @@ class Unguarding:
             # Only there nothing can be sent between the look and the end.
             messages.call_soon(self._guard.look_for_end)
         elif not messages.is_last_posted and not self._submissions.has_ours:
-            # Behind the messages that are on their way; there will be no more.
+            # This comes after the messages that are on their way, and is the last one.
             messages.call_last(self._leave)
 
     def _leave(self) -> None:

@@ -42,7 +42,7 @@ class PoolHooks:
         """Have `pool` go through the guard, whose adapter it keeps as its ``_poolwarden``."""
         pool._taskqueue = self._task_queue
         chunk_size.hook(pool)
-        # Not ``close`` itself: whoever keeps the bound method keeps the pool.
+        # ``close`` itself would not do: whoever keeps the bound method keeps the pool.
         pool._change_notifier = _Notifier(pool._change_notifier, self._shutdown.see_workers_out)
         # On the object, and weak.
         pool._worker_handler.join = _Join(pool)
